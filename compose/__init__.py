@@ -1,0 +1,1 @@
+"""Putting the parts together: the `locum` command line and `locum up`, everything on one machine."""

@@ -1,0 +1,1 @@
+"""The pure decision core: values in, values out. No clock, no I/O, no log, no await; start with `decide`."""
