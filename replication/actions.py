@@ -1,4 +1,4 @@
-"""What the controller asks of an agent: one `Op` a kind of work, wrapped in an `Action` that is accepted at most once."""
+"""What the controller asks of an agent: one `Op` a kind of work, in an `Action` that is accepted at most once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from replication.model import Stage
 
 
 class InitDb(msgspec.Struct, frozen=True, tag="initdb"):
-    """Create the cluster. Sent only while the store holds no system identifier; refused unless the directory is empty."""
+    """Create the cluster, while the store holds no system identifier; refused unless the directory is empty."""
 
 
 class StartPrimary(msgspec.Struct, frozen=True, tag="start_primary"):

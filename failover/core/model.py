@@ -1,0 +1,227 @@
+"""The values of the core: what it is told (`Observation`), what it answers (`Decision`), what it keeps (`State`).
+
+Time is a value: `Observation.now_ms` is the cluster's own clock, which never falls and does not advance while no
+controller runs. Everything here is JSON through msgspec, so every incident can be replayed from the journal.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from replication.actions import Action, Op
+from replication.model import Cause, Certificate, Evidence, Fault, FaultKind, NodeReport, ServerReport
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """Every limit and time-out of the core in one place; milliseconds unless the name says otherwise."""
+
+    probe_interval_ms: int = 250
+    probe_deadline_ms: int = 750
+    action_ttl_ms: int = 2_000
+    lease_ttl_ms: int = 3_000
+    standby_lost_ms: int = 1_000
+    cold_start_ms: int = 30_000
+    grow_lag_bytes_max: int = 16 * 1024 * 1024
+    sync_wait_ms: int = 1_000
+    stop_deadline_ms: int = 5_000
+    drain_deadline_ms: int = 5_000
+    promote_deadline_ms: int = 30_000
+    replay_backlog_bytes_max: int = 1024 * 1024 * 1024
+    heartbeat_ms: int = 250
+    retry_ms: int = 1_000
+    retry_ms_max: int = 30_000
+    observe_only: bool = False
+
+
+class Silence(StrEnum):
+    """How an agent failed to answer."""
+
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+class SeenServer(msgspec.Struct, frozen=True):
+    """A server's last report and its age when the observation was made."""
+
+    report: ServerReport
+    age_ms: int
+
+
+class CommandKind(StrEnum):
+    SWITCHOVER = "switchover"
+    FAILOVER = "failover"
+    FENCE = "fence"
+    UNFENCE = "unfence"
+    REBUILD = "rebuild"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator's wish; answered in the same decision by a `Reply` with its id."""
+
+    id: str
+    kind: CommandKind
+    expected_term: int
+    node: str | None = None
+    """The node meant, or for switchover and failover the candidate."""
+    reason: str = ""
+    accept_data_loss: bool = False
+    primary_is_dead: bool = False
+    accept_damage: bool = False
+    for_ms: int | None = None
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """`status`: HTTP's 202 (accepted), 409 (wrong term, or not in this state), 422 (makes no sense)."""
+
+    id: str
+    status: int
+    sentence: str
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the controller saw in one round."""
+
+    now_ms: int
+    at: str
+    """Wall clock, ISO 8601 with Z: for records only, never compared."""
+    nodes: dict[str, NodeReport | None]
+    silence: dict[str, Silence] = {}
+    """For each node whose report is None: how it failed to answer."""
+    servers: tuple[SeenServer, ...] = ()
+    commands: tuple[Command, ...] = ()
+    late: bool = False
+    """The round itself began late or took too long: nothing may be concluded from silence or ages."""
+
+
+class RuledOut(msgspec.Struct, frozen=True):
+    cause: Cause
+    by: str
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """A named cause with its evidence and what was ruled out by which measurement (DESIGN section 5)."""
+
+    cause: Cause
+    kind: FaultKind
+    node: str
+    confidence: float
+    sentence: str
+    evidence: tuple[Evidence, ...] = ()
+    ruled_out: tuple[RuledOut, ...] = ()
+
+
+class IncidentEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of an incident's timeline. `event` is a dotted name; `opened` and `closed` begin and end the record."""
+
+    incident: str
+    at: str
+    now_ms: int
+    event: str
+    sentence: str
+    node: str | None = None
+    verdict: Verdict | None = None
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """Something that a person should know; it stays as long as its cause."""
+
+    name: str
+    since: str
+    sentence: str
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one observation. `kind` is a row of the transition table (failover/core/transitions.py), `sentence`
+    says why in words. The state is written before any action is sent."""
+
+    kind: str
+    sentence: str
+    actions: tuple[Action, ...] = ()
+    replies: tuple[Reply, ...] = ()
+    incident_events: tuple[IncidentEvent, ...] = ()
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """An action that was journalled: settled when the agent's report says that it ended, or that it can no longer be
+    accepted (another boot, or a report later than the answered one by more than its time to live, not accepted)."""
+
+    revision: int
+    op: Op
+    boot_id: str
+    observed_clock_ms: int
+    since_ms: int
+
+
+class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store keeps of one node."""
+
+    name: str
+    generation: int = 0
+    """Number of the last name given to it as a standby: `b_g7`."""
+    eligible: bool = False
+    eligible_reason: str = "never grown"
+    eligible_incarnation: str | None = None
+    """The incarnation of the standby's postmaster that the eligibility was proved for; another one: unverified."""
+    eligible_primary_incarnation: str | None = None
+    needs_rebuild: bool = False
+    rebuild_reason: str = ""
+    quarantined: bool = False
+    fence_held: bool = False
+    certificate: Certificate | None = None
+    faults: tuple[Fault, ...] = ()
+    confirmed_flush_lsn: int | None = None
+    """Highest flush LSN that it was seen to confirm, on `confirmed_timeline`."""
+    confirmed_timeline: int | None = None
+    pending: Pending | None = None
+    retry_after_ms: int = 0
+    failures: int = 0
+
+
+class TransitionKind(StrEnum):
+    FAILOVER = "failover"
+    SWITCHOVER = "switchover"
+
+
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
+    """A failover or switchover under way; `step` is a row of the transition table."""
+
+    kind: TransitionKind
+    step: str
+    candidate: str
+    former: str
+    began_ms: int
+    step_began_ms: int
+    incident: str | None = None
+
+
+class TermRecord(msgspec.Struct, frozen=True):
+    """The history that is journalled at every promotion."""
+
+    term: int
+    primary: str
+    timeline: int | None
+    fork_lsn: int | None
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster as the store holds it: one value, replaced as a whole, with a revision that never falls."""
+
+    revision: int = 0
+    term: int = 0
+    now_ms: int = 0
+    system_identifier: str | None = None
+    schema_applied: bool = False
+    primary: str | None = None
+    nodes: dict[str, NodeRecord] = {}
+    history: tuple[TermRecord, ...] = ()
+    transition: Transition | None = None
+    paused_until_ms: int | None = None
+    pause_reason: str = ""
+    incident: str | None = None
+    incident_verdict: Verdict | None = None
+    alarms: tuple[Alarm, ...] = ()
