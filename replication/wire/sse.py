@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple
 
 import aiohttp
@@ -86,7 +86,7 @@ async def _forward(queue: asyncio.Queue[SseEvent | None], response: web.StreamRe
             return
 
 
-async def subscribe(session: aiohttp.ClientSession, url: str, *, idle_ms: int) -> AsyncIterator[SseEvent]:
+async def subscribe(session: aiohttp.ClientSession, url: str, *, idle_ms: int) -> AsyncGenerator[SseEvent, None]:
     """The events of a stream, one by one.
 
     Raises WireError when it is refused, ends, or stays silent (not even a comment) for `idle_ms`.

@@ -1,0 +1,93 @@
+"""The `locum` command line (DESIGN section 7). Exit codes: 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compose import cli_incident, cli_operate, cli_status, flags
+from compose.child import run_child
+from compose.errors import ComposeError
+from replication.wire.errors import SecretError, WireError
+
+app = typer.Typer(
+    help="Appointment scheduling for hospitals that keeps working when its own disks do not.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point: an expected error is one line on standard error, and exit code 1."""
+    try:
+        app()
+    except (ComposeError, SecretError, WireError) as error:
+        print(f"locum: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def up(
+    data: flags.Data = None,
+    port: Annotated[
+        int | None, typer.Option(help="Server; +1 controller, +11.. agents, +21.. PostgreSQL. Default 8080.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Only 2, until quorum promotion exists.")] = None,
+    demo_practitioners: Annotated[int | None, typer.Option(help="Size of the demo clinic, 0 to 80; default 3.")] = None,
+    no_demo: Annotated[bool, typer.Option("--no-demo", help="No demo clinic.")] = False,
+    pg_bindir: Annotated[Path | None, typer.Option(metavar="DIR", help="PostgreSQL's binaries, 15 to 18.")] = None,
+    observe_only: Annotated[bool, typer.Option("--observe-only", help="Decide and tell, but act on nothing.")] = False,
+    ready_file: Annotated[
+        Path | None, typer.Option(metavar="F", help="Written once bookings work: addresses and pids, JSON, 0600.")
+    ] = None,
+    controller: flags.Controller = None,
+    token_file: flags.TokenFile = None,
+    config: flags.Config = None,
+) -> None:
+    """Run everything on this machine: two PostgreSQL nodes, their agents, the controller and the server."""
+    from compose.local import run_up
+    from compose.options import read_config, up_options
+    from compose.progress import Progress, console
+
+    if no_demo and demo_practitioners:
+        raise typer.BadParameter("--no-demo and --demo-practitioners exclude each other")
+    if controller is not None or token_file is not None:
+        raise typer.BadParameter("`up` makes its own controller and token; --port and --data say where")
+    options = up_options(
+        read_config(config),
+        data=data,
+        port=port,
+        nodes=nodes,
+        demo_practitioners=0 if no_demo else demo_practitioners,
+        pg_bindir=pg_bindir,
+        ready_file=ready_file,
+        observe_only=observe_only,
+    )
+    raise typer.Exit(run_up(options, Progress(console())))
+
+
+@app.command()
+def agent(config: flags.Part) -> None:
+    """Run the agent of one node."""
+    raise typer.Exit(run_child("agent", config))
+
+
+@app.command()
+def controller(config: flags.Part) -> None:
+    """Run the failover controller."""
+    raise typer.Exit(run_child("controller", config))
+
+
+@app.command()
+def server(config: flags.Part) -> None:
+    """Run the patient-facing server."""
+    raise typer.Exit(run_child("server", config))
+
+
+cli_status.register(app)
+cli_operate.register(app)
+cli_incident.register(app)

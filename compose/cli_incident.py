@@ -1,0 +1,87 @@
+"""`locum incident list|show`: what happened, as the controller recorded it."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from compose import flags
+from compose.errors import ComposeError
+from compose.incident_view import markdown, table
+from compose.options import read_config
+from compose.target import Target, find_target
+from replication.wire.http import get_bytes, new_session
+
+_ASK_MS = 5_000
+
+
+class Format(StrEnum):
+    MARKDOWN = "md"
+    JSON = "json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(help="Incidents, as they were recorded while they happened.", no_args_is_help=True)
+    group.command("list")(list_incidents)
+    group.command("show")(show_incident)
+    app.add_typer(group, name="incident")
+
+
+def list_incidents(
+    as_json: flags.Json = False,
+    controller: flags.Controller = None,
+    token_file: flags.TokenFile = None,
+    data: flags.Data = None,
+    config: flags.Config = None,
+) -> None:
+    """All incidents, newest last."""
+
+    target = find_target(read_config(config), controller=controller, token_file=token_file, data=data)
+    body = asyncio.run(_get(target, "/v1/incidents"))
+    if as_json:
+        print(body.decode())
+        return
+
+    Console().print(table(_incidents(body)))
+
+
+def show_incident(
+    incident_id: Annotated[str, typer.Argument(metavar="ID")],
+    format_: Annotated[Format, typer.Option("--format", help="md or json.")] = Format.MARKDOWN,
+    controller: flags.Controller = None,
+    token_file: flags.TokenFile = None,
+    data: flags.Data = None,
+    config: flags.Config = None,
+) -> None:
+    """One incident: verdict, evidence, what was ruled out, timeline, outage."""
+
+    target = find_target(read_config(config), controller=controller, token_file=token_file, data=data)
+    body = asyncio.run(_get(target, f"/v1/incidents/{incident_id}"))
+    if format_ is Format.JSON:
+        print(body.decode())
+        return
+
+    print(markdown(msgspec.json.decode(body, type=dict[str, Any])))
+
+
+async def _get(target: Target, path: str) -> bytes:
+
+    async with new_session() as session:
+        status, body = await get_bytes(session, target.controller + path, deadline_ms=_ASK_MS)
+    if status == 404:
+        raise ComposeError(f"there is no {path.removeprefix('/v1/')}; see `locum incident list`")
+    if status != 200:
+        raise ComposeError(f"{target.controller}{path} answered {status}")
+    return body
+
+
+def _incidents(body: bytes) -> list[dict[str, Any]]:
+    found = msgspec.json.decode(body)
+    items = found.get("incidents", []) if isinstance(found, dict) else found
+    return [item for item in items if isinstance(item, dict)]

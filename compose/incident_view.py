@@ -1,0 +1,58 @@
+"""An incident for a person: a row of the list, and the whole as Markdown. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+
+def table(incidents: list[dict[str, Any]]) -> Table:
+    """One row an incident, newest last."""
+    drawn = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("id", "opened", "closed", "node", "verdict", "outage"):
+        drawn.add_column(column)
+    for incident in incidents:
+        verdict = incident.get("verdict") or {}
+        drawn.add_row(
+            str(incident.get("id")),
+            str(incident.get("opened_at")),
+            str(incident.get("closed_at") or "open"),
+            str(incident.get("node") or "-"),
+            str(verdict.get("sentence") or verdict.get("kind") or "-"),
+            _outage(incident),
+        )
+    return drawn
+
+
+def markdown(incident: dict[str, Any]) -> str:
+    """Verdict with evidence and what was ruled out, outage, timeline and actions."""
+    verdict = incident.get("verdict") or {}
+    lines = [
+        f"# Incident {incident.get('id')}",
+        "",
+        f"- opened {incident.get('opened_at')}, closed {incident.get('closed_at') or 'not yet'}",
+        f"- node {incident.get('node') or '-'}, outage {_outage(incident)}",
+        "",
+        "## Verdict",
+        "",
+        f"{verdict.get('sentence', 'none yet')} (cause {verdict.get('cause', '-')}, kind {verdict.get('kind', '-')}, "
+        f"confidence {verdict.get('confidence', '-')})",
+        "",
+    ]
+    lines += [
+        f"- {item.get('what')}: {item.get('value')} (by {item.get('by')}, {item.get('at')})"
+        for item in verdict.get("evidence") or []
+    ]
+    lines += [f"- not {item.get('cause')}: {item.get('by')}" for item in verdict.get("ruled_out") or []]
+    lines += ["", "## Timeline", ""]
+    lines += [
+        f"- {event.get('at')} `{event.get('event')}` {event.get('sentence', '')}".rstrip()
+        for event in incident.get("timeline") or []
+    ]
+    return "\n".join(lines)
+
+
+def _outage(incident: dict[str, Any]) -> str:
+    outage = incident.get("outage_ms")
+    return "-" if outage is None else f"{outage} ms"

@@ -1,0 +1,157 @@
+"""`locum up`: everything on one machine. Checks first, then two agents, the controller and the server as children.
+
+`up` decides nothing about the database: it starts processes, restarts those that die, and stops them in order. The
+controller starts, fences and promotes nodes through the agents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from compose import ready
+from compose.adopt import PROCESSES, end_leftovers, leftovers, record
+from compose.checks import all_or_nothing, check_directory, check_options, check_ports, check_version, exclusive
+from compose.credentials import ensure_secrets
+from compose.errors import UpRefused
+from compose.layout import Layout, Ports
+from compose.options import UpOptions
+from compose.processes import Child
+from compose.progress import Progress
+from compose.settings_files import check_settings, write_settings
+from compose.shutdown import stop_in_order
+from compose.watch import until_bookings_work, watch_primary
+from replication.errors import InstallationError
+from replication.installation import Installation, find_installation
+
+
+def run_up(options: UpOptions, progress: Progress) -> int:
+    """Run until SIGINT, SIGTERM or SIGHUP; 0 when everything stopped by itself, 1 when something had to be killed.
+
+    Raises UpRefused (nothing was made), SecretError, and ChildFailed (everything was stopped again).
+    """
+    check_options(options)
+    layout, ports = Layout(options.data), Ports(options.port)
+    check_directory(layout)
+    installation = _installation(options)
+    check_version(layout, installation.version[0])
+    with _prepared(layout, ports, options) as adopted:
+        progress.starting(layout, installation.version, adopted)
+        return asyncio.run(_Up(layout, ports, options, progress).run())
+
+
+def _installation(options: UpOptions) -> Installation:
+    try:
+        return find_installation(options.pg_bindir)
+    except InstallationError as error:
+        raise UpRefused(str(error)) from error
+
+
+@contextmanager
+def _prepared(layout: Layout, ports: Ports, options: UpOptions) -> Iterator[list[str]]:
+    """Hold the lock and have every file in place; yields the names of what an earlier `up` had left running."""
+    with ExitStack() as stack:
+        fresh_root = _make_root(layout)
+        stack.enter_context(exclusive(layout))
+        with all_or_nothing(layout, remove_root=fresh_root):
+            found = leftovers(layout)
+            check_ports(layout, ports, ours=_ports_of(found, layout))
+            end_leftovers(found)
+            for directory in layout.directories():
+                directory.mkdir(mode=0o700, exist_ok=True)
+            ensure_secrets(layout)
+            write_settings(layout, ports, options)
+            check_settings(layout)
+        yield [name for name, _process in found]
+
+
+def _make_root(layout: Layout) -> bool:
+    if layout.root.exists():
+        return False
+    try:
+        layout.root.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise UpRefused(f"{layout.root} cannot be made: {error.strerror}; choose another with --data") from error
+    return True
+
+
+def _ports_of(found: Sequence[tuple[str, object]], layout: Layout) -> set[int]:
+    """The ports on which leftovers listen, as the earlier `up` wrote them down."""
+    if not found:
+        return set()
+    try:
+        old = ready.read(layout.locum_json)
+    except (OSError, ValueError):
+        return set()
+    urls = [old.server, old.controller, *(node.agent for node in old.nodes.values())]
+    return {int(url.rpartition(":")[2]) for url in urls}
+
+
+class _Up:
+    """One run: the children, what is written about them, and how they end."""
+
+    def __init__(self, layout: Layout, ports: Ports, options: UpOptions, progress: Progress) -> None:
+        self._layout = layout
+        self._ports = ports
+        self._options = options
+        self._progress = progress
+        self._bookings_work = False
+        self._writing = asyncio.Lock()
+        names = sorted(PROCESSES)  # the agents first: PostgreSQL takes longest to come up
+        self._children = {name: Child(name, layout.settings(name), layout.log(name)) for name in names}
+
+    async def run(self) -> int:
+        """Start all, tell when bookings work, wait for a signal, stop all."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, stop.set)
+        keepers = [asyncio.create_task(child.keep_running(self._write)) for child in self._children.values()]
+        announcing = asyncio.create_task(self._announce())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([stopping, announcing, *keepers], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            announcing.cancel()
+            clean = await self._stop()
+            stopping.cancel()
+            ended = await asyncio.gather(*keepers, announcing, return_exceptions=True)
+        for result in ended:
+            if isinstance(result, Exception):
+                raise result
+        return 0 if clean else 1
+
+    async def _announce(self) -> None:
+        """Write the ready file once bookings work, then tell every change of the primary until cancelled."""
+        if self._options.ready_file is not None:
+            await asyncio.to_thread(self._options.ready_file.unlink, missing_ok=True)
+        server, controller = self._ports.url(self._ports.server), self._ports.url(self._ports.controller)
+        await until_bookings_work(server, controller, self._progress)
+        self._bookings_work = True
+        for child in self._children.values():
+            child.must_stay_up = True
+        await self._write()
+        self._progress.bookings_work(server, controller, self._layout)
+        await watch_primary(controller, self._progress)
+
+    async def _write(self) -> None:
+        """Bring pids.json, locum.json and the ready file up to date."""
+        async with self._writing:
+            running = {name: child.process for name, child in self._children.items() if child.process is not None}
+            await asyncio.to_thread(record, self._layout, running)
+            now = ready.describe(self._layout, self._ports, running)
+            await asyncio.to_thread(ready.write, self._layout.locum_json, now)
+            if self._bookings_work and self._options.ready_file is not None:
+                await asyncio.to_thread(ready.write, self._options.ready_file, now)
+
+    async def _stop(self) -> bool:
+        self._progress.stopping()
+        controller = self._ports.url(self._ports.controller)
+        clean = await stop_in_order(self._children, controller, self._progress)
+        if self._options.ready_file is not None:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._options.ready_file.unlink, missing_ok=True)
+        return clean

@@ -1,0 +1,119 @@
+"""The settings file of each process of `locum up`, written anew at every start (mode 0600)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import failover.settings
+import replication.settings
+import server.settings
+from compose.errors import BadSettings
+from compose.layout import HOST, NODES, Layout, Ports
+from compose.options import UpOptions
+from replication.wire.secrets import write_private
+
+
+_REFUSALS = (replication.settings.SettingsError, failover.settings.SettingsError, server.settings.SettingsError)
+
+
+def write_settings(layout: Layout, ports: Ports, options: UpOptions) -> None:
+    """Write agent-a, agent-b, controller and server. What the person's file says wins, except over paths and ports."""
+    for node in NODES:
+        _write(layout.settings(f"agent-{node}"), options.agent, agent_settings(layout, ports, options, node))
+    _write(layout.settings("controller"), options.failover, controller_settings(layout, ports, options))
+    _write(layout.settings("server"), options.server, server_settings(layout, ports, options))
+
+
+def check_settings(layout: Layout) -> None:
+    """Read each file as its process will. Raises BadSettings with what the person's own tables got wrong."""
+    checks: list[tuple[str, Callable[[Path], object]]] = [
+        *((f"agent-{node}", replication.settings.load) for node in NODES),
+        ("controller", failover.settings.load),
+        ("server", server.settings.load),
+    ]
+    for process, load in checks:
+        try:
+            load(layout.settings(process))
+        except _REFUSALS as error:
+            raise BadSettings(f"the settings for {process} are refused: {error}") from error
+
+
+def agent_settings(layout: Layout, ports: Ports, options: UpOptions, node: str) -> dict[str, Any]:
+    """Keys of replication/settings.py."""
+    peers = {
+        peer: {
+            "agent_url": ports.url(ports.agent(peer)),
+            "postgres_host": HOST,
+            "postgres_port": ports.postgres(peer),
+        }
+        for peer in NODES
+        if peer != node
+    }
+    settings: dict[str, Any] = {
+        "name": node,
+        "data_dir": str(layout.pgdata(node)),
+        "state_dir": str(layout.agent_state(node)),
+        "secrets_dir": str(layout.secrets),
+        "schema_file": str(schema_file()),
+        "listen_host": HOST,
+        "listen_port": ports.agent(node),
+        "postgres_host": HOST,
+        "postgres_port": ports.postgres(node),
+        "peers": peers,
+    }
+    if options.pg_bindir is not None:
+        settings["bindir"] = str(options.pg_bindir)
+    return settings
+
+
+def controller_settings(layout: Layout, ports: Ports, options: UpOptions) -> dict[str, Any]:
+    """Keys of failover/settings.py."""
+    settings: dict[str, Any] = {
+        "listen_host": HOST,
+        "listen_port": ports.controller,
+        "store_path": str(layout.store / "locum.sqlite"),
+        "token_file": str(layout.token_file),
+        "nodes": {
+            node: {
+                "agent_url": ports.url(ports.agent(node)),
+                "postgres_host": HOST,
+                "postgres_port": ports.postgres(node),
+            }
+            for node in NODES
+        },
+    }
+    if options.observe_only:
+        settings["policy"] = {"observe_only": True}
+    return settings
+
+
+def server_settings(layout: Layout, ports: Ports, options: UpOptions) -> dict[str, Any]:
+    """Keys of server/settings.py."""
+    return {
+        "name": "server",
+        "listen_host": HOST,
+        "listen_port": ports.server,
+        "controller_url": ports.url(ports.controller),
+        "token_file": str(layout.token_file),
+        "password_file": str(layout.secrets / "server"),
+        "state_dir": str(layout.server),
+        "demo_practitioners": options.demo_practitioners,
+    }
+
+
+def schema_file() -> Path:
+    """The schema that the primary's agent applies, as installed beside the server."""
+    return Path(str(files("server") / "schema.sql"))
+
+
+def _write(path: Path, said: dict[str, Any], made: dict[str, Any]) -> None:
+    merged = {**said, **made}
+    for key, value in made.items():
+        if isinstance(value, dict) and isinstance(said.get(key), dict):
+            merged[key] = {**said[key], **value}
+    write_private(path, msgspec.toml.encode(merged).decode())
