@@ -1,0 +1,94 @@
+"""What /proc tells of processes: identity that survives the reuse of pids, descent, working directory (proc(5))."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class ProcessId(msgspec.Struct, frozen=True):
+    """A pid with its start time in clock ticks since boot: no other process ever has both."""
+
+    pid: int
+    started: int
+
+    def __str__(self) -> str:
+        return f"{self.pid}:{self.started}"
+
+
+def parse_process_id(text: str) -> ProcessId:
+    """`4711:123456` as a ProcessId. Raises ValueError."""
+    pid, _, started = text.partition(":")
+    return ProcessId(int(pid), int(started))
+
+
+class ProcessStat(msgspec.Struct, frozen=True):
+    """The fields of /proc/PID/stat that matter here."""
+
+    parent: int
+    started: int
+    state: str
+
+    @property
+    def dead(self) -> bool:
+        """Exited, but perhaps not reaped yet."""
+        return self.state in "ZX"
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """None when there is no such process."""
+    try:
+        text = Path("/proc", str(pid), "stat").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(")") + 2 :].split()
+    return ProcessStat(parent=int(fields[1]), started=int(fields[19]), state=fields[0])
+
+
+def identify(pid: int) -> ProcessId | None:
+    """The identity of a process that is alive; None when it is gone or a zombie."""
+    found = read_stat(pid)
+    return None if found is None or found.dead else ProcessId(pid, found.started)
+
+
+def alive(process: ProcessId) -> bool:
+    """Whether exactly this process still lives."""
+    return identify(process.pid) == process
+
+
+def all_stats() -> dict[int, ProcessStat]:
+    """Every process that can be seen now."""
+    found: dict[int, ProcessStat] = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            stat = read_stat(int(entry.name))
+            if stat is not None:
+                found[int(entry.name)] = stat
+    return found
+
+
+def servers_of(directory: str, pids: list[int]) -> list[int]:
+    """The PostgreSQL processes among `pids` that work in this data directory (postgres changes to it at its start).
+
+    Links are read, never followed: a stalled disk cannot hold this up.
+    """
+    return [pid for pid in pids if _link(pid, "cwd") == directory and os.path.basename(_link(pid, "exe")) == "postgres"]
+
+
+def find_postmaster(directory: str) -> ProcessId | None:
+    """The live postmaster of a data directory: it works there, and its parent does not."""
+    stats = {pid: stat for pid, stat in all_stats().items() if not stat.dead}
+    here = set(servers_of(directory, list(stats)))
+    for pid in sorted(here):
+        if stats[pid].parent not in here:
+            return ProcessId(pid, stats[pid].started)
+    return None
+
+
+def _link(pid: int, name: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/{name}").removesuffix(" (deleted)")
+    except OSError:
+        return ""

@@ -1,0 +1,43 @@
+"""Running PostgreSQL's command-line tools: an argument vector, a deadline, what it said."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from replication.errors import ActionFailed
+from replication.model import Reason
+from replication.postmaster import clean_environment
+
+_SAID_CHARS_MAX = 400
+
+
+async def run_tool(command: list[str], *, deadline_s: float, input_: bytes | None = None) -> bytes:
+    """Standard output of a tool that ended with 0.
+
+    Raises ActionFailed: FAILED with the tool's last words, DEADLINE when it was killed because it took too long.
+    Cancelling kills the tool too.
+    """
+    name = next((part for part in command if "/pg_" in part or "/initdb" in part), command[0]).rpartition("/")[2]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE if input_ is not None else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        env=clean_environment(),
+        cwd="/",
+    )
+    try:
+        async with asyncio.timeout(deadline_s):
+            output, errors = await process.communicate(input_)
+    except TimeoutError as error:
+        raise ActionFailed(Reason.DEADLINE, f"{name} did not end within {deadline_s:g} s and was killed") from error
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+    if process.returncode != 0:
+        said = " ".join(errors.decode(errors="replace").split())[-_SAID_CHARS_MAX:]
+        raise ActionFailed(Reason.FAILED, f"{name} failed with code {process.returncode}: {said}")
+    return output
