@@ -1,0 +1,167 @@
+"""How long bookings stop when the primary fails, against what PostgreSQL alone needs in the same run.
+
+`python bench/outage.py [--runs 5] [--rate 100] [--json]`: first the floor (bench/floor.py), then the gap between two
+acknowledged bookings over HTTP for each fault, on one `locum up`. Exit code 1 when a booking was lost, doubled, wrong
+or refused. With --json the last line is one JSON object; `ratio` is the worse of the two kills: median gap over floor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone that is not installed
+
+from bench.floor import measure_floor
+from replication.installation import find_installation
+from tests.acceptance import fhir
+from tests.acceptance.checker import Findings, check
+from tests.acceptance.cluster import Cluster, running
+from tests.acceptance.faults import FAULTS, SWITCHOVER, Fault
+from tests.acceptance.workload import History, Workload
+
+_WARM_UP_BOOKINGS = 200
+_AFTERWARDS_S = 2.0
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One fault, once."""
+
+    fault: str
+    gap_ms: float
+    slowest_ms: float
+    sent: int
+    failed: int
+    findings: Findings
+    verdict: str | None
+    healthy_again_s: float
+
+
+async def measure(runs: int, rate: float, console: Console) -> tuple[list[float], list[Run]]:
+    """The floor, then every fault, `runs` times each."""
+    installation = await asyncio.to_thread(find_installation, None)
+    with tempfile.TemporaryDirectory(prefix="locum-bench-") as place:
+        floors = []
+        for number in range(runs):
+            floors.append(await measure_floor(installation, Path(place) / f"floor{number}"))
+            console.print(f"floor {floors[-1]:.0f} ms")
+        results = []
+        async with running(Path(place), "--demo-practitioners", "80") as cluster:
+            proposals = await fhir.endless(cluster.session, cluster.ready.server)
+            for fault in FAULTS:
+                for _number in range(runs):
+                    results.append(await _measure_fault(cluster, fault, proposals, rate))
+                    console.print(f"{fault.name}: {results[-1].gap_ms:.0f} ms")
+    return floors, results
+
+
+async def _measure_fault(cluster: Cluster, fault: Fault, proposals: fhir.Proposals, rate: float) -> Run:
+    primary = (await cluster.wait_healthy())["primary"]
+    incidents_before = len(await cluster.incidents())
+    async with Workload(cluster.ready.server, proposals, rate=rate) as workload:
+        await workload.until_acknowledged(_WARM_UP_BOOKINGS)
+        began = await fault.inject(cluster, primary)
+        await cluster.wait_until(lambda view: view["primary"] not in (None, primary))
+        await workload.until_acknowledged(_WARM_UP_BOOKINGS)
+        await asyncio.sleep(_AFTERWARDS_S)  # so that a second gap soon after the first one is seen as well
+        history = await workload.stop()
+    await cluster.wait_healthy()
+    healthy_again_s = time.monotonic() - began
+    return await _judge(cluster, fault, history, began, healthy_again_s, incidents_before)
+
+
+async def _judge(
+    cluster: Cluster, fault: Fault, history: History, began: float, healthy_again_s: float, incidents_before: int
+) -> Run:
+    view = await cluster.view()
+    async with cluster.sql(view["primary"]) as connection:
+        findings = await check(connection, history)
+    incidents = (await cluster.incidents())[incidents_before:]
+    verdicts = [incident["verdict"]["kind"] for incident in incidents if incident.get("verdict")]
+    return Run(
+        fault=fault.name,
+        gap_ms=history.gap_ms(began),
+        slowest_ms=history.slowest_ms(),
+        sent=len(history.bookings),
+        failed=len(history.failed),
+        findings=findings,
+        verdict=verdicts[0] if verdicts else None,
+        healthy_again_s=healthy_again_s,
+    )
+
+
+def show(floors: list[float], runs: list[Run], console: Console) -> None:
+    """The table for a person."""
+    floor = median(floors)
+    console.print(f"floor: median {floor:.0f} ms of {', '.join(f'{value:.0f}' for value in sorted(floors))}")
+    table = Table(box=None, pad_edge=False)
+    columns = ("fault", "gap ms (median, all)", "ratio", "slowest ms", "sent", "failed", "lost", "doubled", "wrong")
+    for column in (*columns, "verdict", "healthy again s"):
+        table.add_column(column)
+    for fault in FAULTS:
+        own = [run for run in runs if run.fault == fault.name]
+        gaps = sorted(run.gap_ms for run in own)
+        table.add_row(
+            fault.name,
+            f"{median(gaps):.0f} ({', '.join(f'{gap:.0f}' for gap in gaps)})",
+            f"{median(gaps) / floor:.2f}",
+            f"{max(run.slowest_ms for run in own):.0f}",
+            *(str(total) for total in _totals(own)),
+            ", ".join(sorted({str(run.verdict or "none, planned") for run in own})),
+            f"{median(run.healthy_again_s for run in own):.1f}",
+        )
+    console.print(table)
+
+
+def summary(floors: list[float], runs: list[Run]) -> dict[str, object]:
+    """What --json prints."""
+    floor = median(floors)
+    gaps = {fault.name: [run.gap_ms for run in runs if run.fault == fault.name] for fault in FAULTS}
+    ratios = {name: median(values) / floor for name, values in gaps.items()}
+    return {
+        "ratio": round(max(ratio for name, ratio in ratios.items() if name != SWITCHOVER.name), 3),
+        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        "floor_ms": floors,
+        "gap_ms": gaps,
+        **dict(zip(("sent", "failed", "lost", "double_booked", "wrong_content"), _totals(runs), strict=True)),
+        "runs": msgspec.to_builtins(runs),
+    }
+
+
+def _totals(runs: list[Run]) -> tuple[int, int, int, int, int]:
+    return (
+        sum(run.sent for run in runs),
+        sum(run.failed for run in runs),
+        sum(len(run.findings.lost) for run in runs),
+        sum(len(run.findings.doubled) for run in runs),
+        sum(len(run.findings.wrong) for run in runs),
+    )
+
+
+def main() -> int:
+    """Measure, print, judge."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--rate", type=float, default=100.0, help="bookings a second")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    said = parser.parse_args()
+    console = Console(width=200, stderr=bool(said.json))
+    floors, runs = asyncio.run(measure(said.runs, said.rate, console))
+    show(floors, runs, console)
+    if said.json:
+        print(msgspec.json.encode(summary(floors, runs)).decode())
+    _sent, *bad = _totals(runs)
+    return 1 if any(bad) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The faults of the outage benchmark and of the acceptance tests: each is injected by an outsider, by pid or HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from tests.acceptance.cluster import Cluster
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """`inject` takes the cluster and the primary's name, and returns when it was done (time.monotonic()).
+
+    `verdict`: the kind that the incident must name; None when nothing is wrong, as in a planned switchover.
+    """
+
+    name: str
+    inject: Callable[[Cluster, str], Awaitable[float]]
+    verdict: str | None
+
+
+async def kill_primary(cluster: Cluster, primary: str) -> float:
+    """SIGKILL of the postmaster with its children: its agent sees the death."""
+    began = time.monotonic()
+    await asyncio.to_thread(cluster.kill_postgres, primary)
+    return began
+
+
+async def kill_agent_and_primary(cluster: Cluster, primary: str) -> float:
+    """SIGKILL of the agent, then of its PostgreSQL: nobody is left there to tell."""
+
+    def kill_both() -> None:
+        postmaster_first = cluster.postmaster(primary)
+        cluster.kill_agent(primary)
+        assert cluster.postmaster(primary) == postmaster_first
+        cluster.kill_postgres(primary)
+
+    began = time.monotonic()
+    await asyncio.to_thread(kill_both)
+    return began
+
+
+async def switch_over(cluster: Cluster, primary: str) -> float:
+    """A planned switchover, asked for over HTTP."""
+    term = (await cluster.view())["term"]
+    began = time.monotonic()
+    status, answer = await cluster.post("/v1/switchover", {"expected_term": term, "reason": f"{primary} gets new fans"})
+    assert status < 300, answer
+    return began
+
+
+KILL_PRIMARY = Fault("SIGKILL of the primary", kill_primary, "process_dead")
+KILL_BOTH = Fault("SIGKILL of agent and primary", kill_agent_and_primary, "process_dead")
+SWITCHOVER = Fault("planned switchover", switch_over, None)
+FAULTS = (KILL_PRIMARY, KILL_BOTH, SWITCHOVER)
