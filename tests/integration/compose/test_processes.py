@@ -22,9 +22,8 @@ from compose.proc import ProcessId, end, identify, is_alive
 from compose.processes import Child
 
 SLEEPER = "import time; time.sleep(600)"
-STUBBORN = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
-)
+IGNORE = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); "
+STUBBORN = IGNORE + SLEEPER
 
 
 @pytest.fixture

@@ -58,11 +58,8 @@ def test_status_shows_faults_alarms_progress_and_the_next_step() -> None:
         "b": {"role": "primary", "state": "stopped", "faults": [{"kind": "process_dead", "sentence": "killed [9]"}]},
     }
     alarms = [{"name": "lone_primary", "since": "2026-01-01T00:00:00Z", "sentence": "b died alone"}]
-    text = text_of(
-        render(
-            {**HEALTHY, "phase": "no_primary", "nodes": nodes, "alarms": alarms, "next_step": "run this", "term": None}
-        )
-    )
+    down = {"phase": "no_primary", "nodes": nodes, "alarms": alarms, "next_step": "run this", "term": None}
+    text = text_of(render({**HEALTHY, **down}))
     for words in ("rebuilding 40%", "killed [9]", "lone_primary", "b died alone", "run this", "no_primary"):
         assert words in text
 
