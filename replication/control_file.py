@@ -31,13 +31,14 @@ class ControlData(msgspec.Struct, frozen=True):
 
 async def read_control(node: Node) -> ControlData:
     """Read the local node's pg_control. Raises ActionFailed(FAILED) when there is none or its CRC is wrong."""
-    output = await run_tool(node.installation.command("pg_controldata", str(node.data_dir)), deadline_s=_DEADLINE_S)
+    command = node.installation.command("pg_controldata", str(node.data_dir))
+    output = await run_tool(command, deadline_s=_DEADLINE_S, warnings=True)
     return parse_control(output.decode(errors="replace"))
 
 
 def parse_control(text: str) -> ControlData:
     """pg_controldata's output (src/bin/pg_controldata/pg_controldata.c). Raises ActionFailed(FAILED)."""
-    if "WARNING" in text and "CRC" in text:
+    if "CRC checksum does not match" in text:
         raise ActionFailed(Reason.FAILED, "pg_control is damaged: its CRC does not fit")
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
     try:

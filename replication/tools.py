@@ -12,8 +12,8 @@ from replication.postmaster import clean_environment
 _SAID_CHARS_MAX = 400
 
 
-async def run_tool(command: list[str], *, deadline_s: float, input_: bytes | None = None) -> bytes:
-    """Standard output of a tool that ended with 0.
+async def run_tool(command: list[str], *, deadline_s: float, warnings: bool = False) -> bytes:
+    """Standard output of a tool that ended with 0; with `warnings` its standard error in the same stream.
 
     Raises ActionFailed: FAILED with the tool's last words, DEADLINE when it was killed because it took too long.
     Cancelling kills the tool too.
@@ -21,16 +21,16 @@ async def run_tool(command: list[str], *, deadline_s: float, input_: bytes | Non
     name = next((part for part in command if "/pg_" in part or "/initdb" in part), command[0]).rpartition("/")[2]
     process = await asyncio.create_subprocess_exec(
         *command,
-        stdin=asyncio.subprocess.PIPE if input_ is not None else asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT if warnings else asyncio.subprocess.PIPE,
         start_new_session=True,
         env=clean_environment(),
         cwd="/",
     )
     try:
         async with asyncio.timeout(deadline_s):
-            output, errors = await process.communicate(input_)
+            output, errors = await process.communicate()
     except TimeoutError as error:
         raise ActionFailed(Reason.DEADLINE, f"{name} did not end within {deadline_s:g} s and was killed") from error
     finally:
@@ -38,6 +38,6 @@ async def run_tool(command: list[str], *, deadline_s: float, input_: bytes | Non
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
     if process.returncode != 0:
-        said = " ".join(errors.decode(errors="replace").split())[-_SAID_CHARS_MAX:]
+        said = " ".join((errors or output).decode(errors="replace").split())[-_SAID_CHARS_MAX:]
         raise ActionFailed(Reason.FAILED, f"{name} failed with code {process.returncode}: {said}")
     return output
