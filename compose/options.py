@@ -12,6 +12,7 @@ import msgspec
 
 from compose.errors import BadSettings
 from compose.layout import DEFAULT_DATA, DEFAULT_PORT
+from replication.wire import toml
 
 DEMO_PRACTITIONERS = 3
 
@@ -56,7 +57,7 @@ def read_config(path: Path | None) -> ConfigFile:
     if path is None:
         return ConfigFile()
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=ConfigFile)
+        return toml.decode(path.read_bytes(), ConfigFile)
     except OSError as error:
         raise BadSettings(f"cannot read {path}: {error.strerror}") from error
     except (msgspec.ValidationError, msgspec.DecodeError) as error:

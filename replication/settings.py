@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from replication.wire import toml
+
 
 class SettingsError(Exception):
     """A settings file cannot be used: names the file, the key and what to write there."""
@@ -49,7 +51,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def load(path: Path) -> AgentSettings:
     """Read a settings file. Raises SettingsError with the file and the reason."""
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=AgentSettings)
+        return toml.decode(path.read_bytes(), AgentSettings)
     except OSError as error:
         raise SettingsError(f"cannot read the agent's settings {path}: {error.strerror}") from error
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
