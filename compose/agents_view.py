@@ -13,6 +13,7 @@ from replication.wire.errors import WireError
 from replication.wire.http import get_bytes
 
 _ASK_MS = 1_000
+_NOTHING_RUNS = "nothing runs here: start everything with `locum up`"
 
 
 async def cluster_by_agents(session: aiohttp.ClientSession, agents: dict[str, str], error: str) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def describe(reports: dict[str, NodeReport | None], error: str) -> dict[str, Any
         "phase": "unknown",
         "paused": None,
         "nodes": {name: _node(report) for name, report in reports.items()},
-        "next_step": "start the controller: `locum up` restarts it by itself while it runs; else run `locum up` again",
+        "next_step": "run `locum up`; while it runs it restarts a controller that died" if known else _NOTHING_RUNS,
     }
 
 

@@ -8,11 +8,15 @@ from pathlib import Path
 def run_child(role: str, settings: Path) -> int:
     """Run one part until SIGTERM or SIGINT, and return its exit code. `role` is agent, controller or server."""
     if role == "agent":
-        from replication.agent import run
-    elif role == "controller":
-        from failover.controller import run
-    elif role == "server":
-        from server.app import run
-    else:
-        raise ValueError(f"no such part: {role!r}; there are agent, controller and server")
-    return run(settings)
+        from replication import agent
+
+        return agent.run(settings)
+    if role == "controller":
+        from failover import controller
+
+        return controller.run(settings)
+    if role == "server":
+        from server import app
+
+        return app.run(settings)
+    raise ValueError(f"no such part: {role!r}; there are agent, controller and server")

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
 
 from compose import flags
 from compose.errors import ComposeError
 from compose.incident_view import markdown, table
 from compose.options import read_config
+from compose.progress import console
 from compose.target import Target, find_target
 from replication.wire.http import get_bytes, new_session
 
@@ -48,7 +48,7 @@ def list_incidents(
         print(body.decode())
         return
 
-    Console().print(table(_incidents(body)))
+    console().print(table(_incidents(body)))
 
 
 def show_incident(

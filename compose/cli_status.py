@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import aiohttp
 import msgspec
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from compose import flags
 from compose.agents_view import cluster_by_agents
 from compose.options import read_config
+from compose.progress import console
 from compose.status_view import render
 from compose.target import Target, find_target
 from replication.wire.errors import WireError
@@ -97,4 +97,4 @@ def _show(cluster: dict[str, Any], as_json: bool) -> None:
         print(msgspec.json.encode(cluster).decode())
         return
 
-    Console().print(render(cluster))
+    console().print(render(cluster))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,13 +20,14 @@ from compose.credentials import ensure_secrets
 from compose.errors import UpRefused
 from compose.layout import Layout, Ports
 from compose.options import UpOptions
-from compose.processes import Child
+from compose.processes import Child, open_log
 from compose.progress import Progress
 from compose.settings_files import check_settings, write_settings
 from compose.shutdown import stop_in_order
 from compose.watch import until_bookings_work, watch_primary
 from replication.errors import InstallationError
 from replication.installation import Installation, find_installation
+from replication.wire import log
 
 
 def run_up(options: UpOptions, progress: Progress) -> int:
@@ -40,7 +42,9 @@ def run_up(options: UpOptions, progress: Progress) -> int:
     check_version(layout, installation.version[0])
     with _prepared(layout, ports, options) as adopted:
         progress.starting(layout, installation.version, adopted)
-        return asyncio.run(_Up(layout, ports, options, progress).run())
+        with io.TextIOWrapper(open_log(layout.log("up")), line_buffering=True) as log_file:
+            log.configure("up", file=log_file)
+            return asyncio.run(_Up(layout, ports, options, progress).run())
 
 
 def _installation(options: UpOptions) -> Installation:
@@ -101,7 +105,9 @@ class _Up:
         self._bookings_work = False
         self._writing = asyncio.Lock()
         names = sorted(PROCESSES)  # the agents first: PostgreSQL takes longest to come up
-        self._children = {name: Child(name, layout.settings(name), layout.log(name)) for name in names}
+        self._children = {
+            name: Child(name, layout.settings(name), layout.log(name), progress.child_died) for name in names
+        }
 
     async def run(self) -> int:
         """Start all, tell when bookings work, wait for a signal, stop all."""

@@ -32,15 +32,16 @@ _LOG_BYTES_MAX = 32 * 1024 * 1024
 
 
 class Child:
-    """One process of the cluster. `name` is `server`, `controller` or `agent-NODE`."""
+    """One process of the cluster. `name` is `server`, `controller` or `agent-NODE`; `died` is told name and exit code."""
 
-    def __init__(self, name: str, settings: Path, log_file: Path) -> None:
+    def __init__(self, name: str, settings: Path, log_file: Path, died: Callable[[str, int], None]) -> None:
         self.name = name
         self.process: ProcessId | None = None
         self.must_stay_up = False
         """Set once bookings work: from then on it is restarted for ever."""
         self._settings = settings
         self._log_file = log_file
+        self._died = died
         self._handle: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
 
@@ -57,6 +58,7 @@ class Child:
                 return
             deaths = 1 if time.monotonic() - began > _STEADY_S else deaths + 1
             _log.warning("up.child_died", child=self.name, code=code, deaths=deaths)
+            self._died(self.name, code)
             if deaths >= _DEATHS_BEFORE_READY_MAX and not self.must_stay_up:
                 raise ChildFailed(f"the {self.name} does not start: {await asyncio.to_thread(self._last_words)}")
             with contextlib.suppress(TimeoutError):
@@ -81,7 +83,7 @@ class Child:
         return True
 
     async def _run_once(self, changed: Callable[[], Awaitable[None]]) -> int:
-        with await asyncio.to_thread(_open_log, self._log_file) as log:
+        with await asyncio.to_thread(open_log, self._log_file) as log:
             handle = await asyncio.create_subprocess_exec(
                 *child_command(self.name, self._settings),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -120,7 +122,8 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([here, *others])}
 
 
-def _open_log(path: Path) -> BinaryIO:
+def open_log(path: Path) -> BinaryIO:
+    """A log to append to, mode 0600; one that has grown past 32 MB is put aside first."""
     if path.exists() and path.stat().st_size > _LOG_BYTES_MAX:
         path.replace(path.with_suffix(".log.1"))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,11 @@ class Progress:
         colour = {Phase.HEALTHY: "green", Phase.NO_PRIMARY: "red"}.get(record.phase, "yellow")
         self._say(f"[{colour}]{record.phase}[/]: term {record.term}, primary {name or 'none'}")
 
+    def child_died(self, name: str, code: int) -> None:
+        """A process ended by itself; it is started again."""
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+        self._say(f"[yellow]the {name} {how}[/] and is started again")
+
     def stopping(self) -> None:
         """A signal came."""
         self._say("stopping: server, controller, primary, standby")
@@ -61,5 +67,5 @@ class Progress:
 
 
 def console() -> Console:
-    """Standard output, in colour on a terminal only."""
-    return Console(soft_wrap=True)
+    """Standard output: in colour and as wide as the terminal, or plain and wide enough for every table."""
+    return Console() if sys.stdout.isatty() else Console(width=200)

@@ -18,4 +18,4 @@ def decode(content: bytes, type_: type[T]) -> T:
 def _path(type_: type[Any], value: Any) -> Any:
     if type_ is Path and isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(f"settings have no values of type {type_}")
+    raise TypeError("Expected a path as a string")

@@ -43,7 +43,7 @@ def prepared(root: Path) -> Layout:
 
 def child_that_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> Child:
     monkeypatch.setattr(compose.processes, "child_command", lambda _name, _settings: [sys.executable, "-c", program])
-    return Child("server", tmp_path / "server.toml", tmp_path / "server.log")
+    return Child("server", tmp_path / "server.toml", tmp_path / "server.log", lambda _name, _code: None)
 
 
 async def until(condition: object, deadline_s: float = 20) -> None:
