@@ -87,6 +87,19 @@ def find_postmaster(directory: str) -> ProcessId | None:
     return None
 
 
+def children_titled(parent: ProcessId, word: str) -> list[int]:
+    """Children of a postmaster whose process title has this word (`startup`, `walreceiver`): set_ps_display."""
+    children = [pid for pid, stat in all_stats().items() if stat.parent == parent.pid and not stat.dead]
+    return [pid for pid in children if word in _title(pid).split()]
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path("/proc", str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def _link(pid: int, name: str) -> str:
     try:
         return os.readlink(f"/proc/{pid}/{name}").removesuffix(" (deleted)")

@@ -1,0 +1,39 @@
+"""Every retry and every poll of the node side: a tenacity policy with a deadline, all in this file."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
+
+from replication.errors import ActionFailed
+from replication.model import Reason
+
+CONNECT_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""How a connection to a starting, stopping or dead server fails."""
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, every_ms: int, deadline_ms: int, sentence: str) -> None:
+    """Poll until the condition holds. Raises ActionFailed(DEADLINE, sentence); what the condition raises passes."""
+    policy = AsyncRetrying(
+        wait=wait_fixed(every_ms / 1000), stop=stop_after_delay(deadline_ms / 1000), retry=retry_if_result(_is_false)
+    )
+    try:
+        await policy(condition)
+    except RetryError as error:
+        raise ActionFailed(Reason.DEADLINE, f"{sentence} (waited {deadline_ms} ms)") from error
+
+
+def connecting(*, every_ms: int = 10, deadline_ms: int = 5_000) -> AsyncRetrying:
+    """Try to connect again while the server starts; the last error is raised at the deadline."""
+    return AsyncRetrying(
+        wait=wait_fixed(every_ms / 1000),
+        stop=stop_after_delay(deadline_ms / 1000),
+        retry=retry_if_exception_type(CONNECT_ERRORS),
+        reraise=True,
+    )
+
+
+def _is_false(result: bool) -> bool:
+    return not result

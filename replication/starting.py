@@ -1,0 +1,90 @@
+"""Actions that make or start a node: InitDb, StartPrimary, StartStandby, CompareWal, Rebuild."""
+
+from __future__ import annotations
+
+import asyncio
+
+from replication import data_directory
+from replication.actions import CompareWal, InitDb, Rebuild, StartPrimary, StartStandby
+from replication.closed_start import check_closed, compare_wal, prove_history
+from replication.errors import ActionFailed
+from replication.local_node import LocalNode, Outcome
+from replication.rebuild import rebuild
+from replication.slots import ensure_slots
+
+
+async def start_primary(local: LocalNode, op: StartPrimary, revision: int) -> Outcome:
+    """Start closed, with the list of names written before, and prove that it is closed by a refused connection."""
+    await local.write_settings(revision)
+    await local.supervisor.start(standby=False)
+    try:
+        await check_closed(local.node)
+    except ActionFailed:
+        # Closed is a property of this start: one that is not closed must not go on.
+        await local.supervisor.fence()
+        raise
+    await ensure_slots(local, op.slots)
+    await local.refresh()
+    return Outcome("started closed", {"promoted_lsn": local.state.promoted_lsn})
+
+
+async def start_standby(local: LocalNode, op: StartStandby, revision: int) -> Outcome:
+    """Prove that the own history is the upstream's, then start under the new name; it is consistent when this ends.
+
+    Without an upstream nothing is proved: the node was eligible and is to be promoted.
+    """
+    if op.upstream is not None:
+        await prove_history(local.node, local.peer(op.upstream), op.upstream)
+    await local.write_settings(revision)
+    await local.supervisor.start(standby=True)
+    await resume_replay(local)
+    await local.refresh()
+    follows = f"follows {op.upstream} as {op.name}" if op.upstream is not None else "follows nobody"
+    return Outcome(f"started as a standby that {follows}")
+
+
+async def init_db(local: LocalNode, op: InitDb, revision: int) -> Outcome:
+    """A new cluster in the empty directory."""
+    del op, revision
+    await data_directory.initdb(local.node)
+    await local.look_at_data()
+    return Outcome("the cluster was made", {"rebuilt_revision": 0, "schema_applied": False})
+
+
+async def compare_with_peer(local: LocalNode, op: CompareWal, revision: int) -> Outcome:
+    """Compare the WAL of this stopped node with the eligible peer's; told in `comparison`."""
+    comparison = await compare_wal(local.node, local.peer(op.peer), op.peer, revision)
+    return Outcome(comparison.sentence, {"comparison": comparison})
+
+
+async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
+    """Replace the data directory; until the end it counts as half-built and cannot be started."""
+    await asyncio.to_thread(data_directory.mark_building, local.node, "rebuild")
+    await local.look_at_data()
+    await local.write_passfile()
+
+    def progress(fraction: float) -> None:
+        local.memory.progress(fraction)
+        local.publish("rebuild_progress")
+
+    await rebuild(local.node, op, progress)
+    await asyncio.to_thread(data_directory.unmark_building, local.node)
+    await local.look_at_data()
+    changes = {
+        "rebuilt_revision": revision,
+        "fenced": False,
+        "planned_stop": None,
+        "promoted_lsn": None,
+        "last_observed_flush_lsn": None,
+        "last_observed_timeline": None,
+        "schema_applied": True,
+    }
+    return Outcome(f"rebuilt from {op.source}", changes)
+
+
+async def resume_replay(local: LocalNode) -> None:
+    """Lift a pause of replay that somebody left behind."""
+    async with local.connection() as connection:
+        if await connection.fetchval("SELECT pg_is_in_recovery() AND pg_is_wal_replay_paused()"):
+            await connection.execute("SELECT pg_wal_replay_resume()")
+    local.memory.replay_paused_by_probe = False

@@ -1,0 +1,206 @@
+"""The node's postmaster over its life: adopted or started, known to be up, reloaded, stopped, fenced, seen to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from replication import data_directory
+from replication.errors import ActionFailed, FenceIncomplete
+from replication.fence import Fenced, fence
+from replication.model import Postmaster, Reason
+from replication.node import Node
+from replication.postmaster import PostmasterProcess, adopt, spawn
+from replication.proc import ProcessId, find_postmaster, parse_process_id
+from replication.retries import until
+from replication.settings_file import conf_path
+from replication.state_dir import StateDir
+
+_log = structlog.get_logger()
+
+READY_DEADLINE_MS = 120_000
+_READY_POLL_MS = 5
+_STATUS_LINE = 7  # src/include/utils/pidfile.h, LOCK_FILE_LINE_PM_STATUS
+_STATUS_READY = "ready"
+
+
+class Supervisor:
+    """`changed(what)` is called on the event loop for every change of `postmaster`; `run_soon` starts a task that ends
+    with the agent."""
+
+    def __init__(
+        self,
+        node: Node,
+        store: StateDir,
+        changed: Callable[[str], None],
+        run_soon: Callable[[str, Callable[[], Coroutine[Any, Any, None]]], None],
+    ) -> None:
+        self.node = node
+        self.store = store
+        self.postmaster = Postmaster.ABSENT
+        self.process: PostmasterProcess | None = None
+        self.ended_unasked = False
+        """The last postmaster ended although nobody here had stopped or fenced it."""
+        self.exit_sentence: str | None = store.state.exit_sentence
+        self._asked = False
+        self._changed = changed
+        self._run_soon = run_soon
+        # Resolved once, early: later a stalled disk could hold the call up.
+        self.directory = os.path.realpath(node.data_dir)
+
+    @property
+    def running(self) -> bool:
+        """A postmaster lives, whatever it is doing."""
+        return self.process is not None and self.process.running
+
+    @property
+    def incarnation(self) -> str | None:
+        """pid and start time of the postmaster, current or last."""
+        return str(self.process.identity) if self.process is not None else self.store.state.incarnation
+
+    async def adopt(self) -> bool:
+        """At the agent's start: take over a postmaster that an earlier agent started, or note that it is gone."""
+        state = self.store.state
+        found = await asyncio.to_thread(find_postmaster, self.directory)
+        process = adopt(found) if found is not None else None
+        if process is not None:
+            self._take(process)
+            self.postmaster = Postmaster.STARTING
+            await self.store.change(incarnation=str(process.identity), running=True, fenced=False)
+            _log.info("agent.adopted", incarnation=self.incarnation)
+            return True
+        # Backends outlive a postmaster that was killed alone, by seconds in which they still answer.
+        await asyncio.to_thread(fence, None, self.directory)
+        if state.running and state.incarnation is not None:
+            self.postmaster, self.ended_unasked = Postmaster.EXITED, True
+            self.exit_sentence = "ended while no agent was there to see it"
+            await self.store.change(running=False, exit_sentence=self.exit_sentence)
+        elif state.incarnation is not None:
+            self.postmaster = Postmaster.EXITED
+        return False
+
+    async def start(self, *, standby: bool) -> None:
+        """Start in a data directory whose settings files are written, and return when it accepts connections.
+
+        Raises ActionFailed: WRONG_STATE, FAILED (it ended: the sentence says where to read why), DEADLINE (it goes on).
+        """
+        if self.running:
+            raise ActionFailed(Reason.WRONG_STATE, f"the postmaster {self.incarnation} runs already")
+        await asyncio.to_thread(data_directory.prepare, self.node, standby=standby)
+        command = self.node.installation.command("postgres", f"--config-file={conf_path(self.node)}")
+        command += ["-D", str(self.node.data_dir)]
+        self._asked, self.ended_unasked, self.exit_sentence = False, False, None
+        process = await spawn(command, self.node.log_dir / "start.log")
+        self._take(process)
+        self._become(Postmaster.STARTING)
+        await self.store.change(
+            incarnation=str(process.identity), running=True, exit_sentence=None, fenced=False, planned_stop=None
+        )
+        await self.wait_ready()
+
+    async def wait_ready(self) -> None:
+        """Until the pid file says `ready`: it accepts connections (a standby: it is consistent too)."""
+        process = self.process
+        if process is None:
+            raise ActionFailed(Reason.WRONG_STATE, "no postmaster runs")
+
+        async def ready() -> bool:
+            if not process.running:
+                sentence = f"PostgreSQL did not start: {process.exited.result()}; see {self.node.log_dir}"
+                raise ActionFailed(Reason.FAILED, sentence)
+            return await asyncio.to_thread(self._pid_file_status) == _STATUS_READY
+
+        sentence = "PostgreSQL still does not accept connections; it goes on starting"
+        await until(ready, every_ms=_READY_POLL_MS, deadline_ms=READY_DEADLINE_MS, sentence=sentence)
+        if process.running and self.postmaster is not Postmaster.STOPPING:
+            self._become(Postmaster.RUNNING)
+
+    def reload(self) -> None:
+        """Have the settings and pg_hba read again."""
+        if self.process is not None:
+            self.process.reload()
+
+    async def stop(self, deadline_s: float) -> bool:
+        """Fast shutdown (SIGINT). True when it ended by itself before the deadline; afterwards nothing is left."""
+        if self.process is None or not self.process.running:
+            return True
+        self._asked = True
+        self._become(Postmaster.STOPPING)
+        self.process.send(signal.SIGINT)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await asyncio.shield(self.process.exited)
+        except TimeoutError:
+            await self.fence()
+            return False
+        await asyncio.to_thread(fence, None, self.directory)
+        return True
+
+    async def fence(self) -> Fenced:
+        """Kill every process of the node. Raises ActionFailed(DEADLINE) when the kernel keeps one of them."""
+        self._asked = True
+        identity = self._last_identity()
+        try:
+            fenced = await asyncio.shield(asyncio.to_thread(fence, identity, self.directory))
+        except FenceIncomplete as error:
+            raise ActionFailed(Reason.DEADLINE, str(error)) from error
+        if self.process is not None and self.process.running:
+            await asyncio.wait({self.process.exited}, timeout=1.0)
+        _log.warning("agent.fenced", killed=fenced.killed, took_ms=round(fenced.took_ms, 1))
+        return fenced
+
+    def backend_crashed(self) -> None:
+        """A child crashed and the postmaster is ending the others: kill the rest, it would take 1.7 s by itself."""
+        if self.running:
+            _log.warning("agent.backend_crashed", incarnation=self.incarnation)
+            self._run_soon("fence_after_crash", self._finish_crash)
+
+    def close(self) -> None:
+        """Stop watching; the postmaster goes on."""
+        if self.process is not None:
+            self.process.close()
+
+    async def _finish_crash(self) -> None:
+        began = time.monotonic()
+        await asyncio.to_thread(fence, self._last_identity(), self.directory)
+        _log.info("agent.crash_finished", took_ms=round((time.monotonic() - began) * 1000, 1))
+
+    def _last_identity(self) -> ProcessId | None:
+        incarnation = self.incarnation
+        return parse_process_id(incarnation) if incarnation is not None else None
+
+    def _take(self, process: PostmasterProcess) -> None:
+        self.process = process
+        process.exited.add_done_callback(lambda _: self._on_exit(process))
+
+    def _on_exit(self, process: PostmasterProcess) -> None:
+        if process.exited.cancelled() or process is not self.process:
+            return
+        sentence = process.exited.result()
+        self.ended_unasked = not self._asked
+        _log.log(30 if self.ended_unasked else 20, "agent.postmaster_exited", how=sentence, asked=self._asked)
+        self.exit_sentence = sentence if self.ended_unasked else None
+        self._become(Postmaster.EXITED)
+        self._run_soon("after_exit", self._after_exit)
+
+    async def _after_exit(self) -> None:
+        await asyncio.to_thread(fence, None, self.directory)
+        await self.store.change(running=False, exit_sentence=self.exit_sentence)
+
+    def _become(self, postmaster: Postmaster) -> None:
+        if self.postmaster is not postmaster:
+            self.postmaster = postmaster
+            self._changed(f"postmaster_{postmaster}")
+
+    def _pid_file_status(self) -> str:
+        try:
+            lines = (self.node.data_dir / "postmaster.pid").read_text(encoding="ascii", errors="replace").splitlines()
+        except FileNotFoundError:
+            return ""
+        return lines[_STATUS_LINE].strip() if len(lines) > _STATUS_LINE else ""
