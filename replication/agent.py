@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import structlog
 
 from replication import data_directory
@@ -29,8 +30,9 @@ from replication.publisher import Publisher
 from replication.replay_pause import ReplayPause
 from replication.runner import Runner
 from replication.settings import AgentSettings, SettingsError, load
+from replication.settings_file import check_overrides
 from replication.sql_watch import SqlWatch
-from replication.state_dir import open_state
+from replication.state_dir import StateDir, open_state
 from replication.supervisor import Supervisor
 from replication.volumes import volumes
 from replication.wire import process
@@ -70,11 +72,13 @@ async def running_agent(settings: AgentSettings) -> AsyncIterator[Agent]:
     """
     installation = await asyncio.to_thread(find_installation, settings.bindir)
     node = await asyncio.to_thread(make_node, settings, installation)
+    check_overrides(settings.postgres)
+    store = await asyncio.to_thread(lambda: open_state(settings.state_dir, clock_ms=clock_ms()))
     foreign = await asyncio.to_thread(data_directory.foreign_sentence, node)
     if foreign is not None:
         _log.error("agent.foreign_data", sentence=foreign)
     async with new_session() as session, asyncio.TaskGroup() as tasks:
-        agent = Agent(node, session, tasks)
+        agent = Agent(node, store, session, tasks)
         app = make_app(agent)
         async with process.listening(app, settings.listen_host, settings.listen_port):
             await agent.begin()
@@ -87,13 +91,14 @@ async def running_agent(settings: AgentSettings) -> AsyncIterator[Agent]:
 class Agent:
     """The parts of one running agent. Everything it starts lives in `tasks`."""
 
-    def __init__(self, node: Node, session: Any, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, node: Node, store: StateDir, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
         self.node = node
         self._tasks = tasks
         self._loops: list[asyncio.Task[None]] = []
         self._looks: set[asyncio.Task[None]] = set()
-        self.store = open_state(node.settings.state_dir, clock_ms=clock_ms())
-        disk = DiskProbe(lambda: volumes(node), node.settings.probe_deadline_ms)
+        self.store = store
+        deadline_ms = node.settings.probe_deadline_ms
+        disk = DiskProbe(lambda: volumes(node), lambda: data_directory.inspect(node), deadline_ms)
         self.memory = Memory(node, disk)
         self.supervisor = Supervisor(node, self.store, self._postmaster_changed, self.run_soon)
         self.publisher = Publisher(self.memory, self.store, self.supervisor)
@@ -163,7 +168,13 @@ class Agent:
 
     def run_soon(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start a task that ends with the agent."""
-        self._tasks.create_task(work(), name=name)
+        self._tasks.create_task(self._noting(name, work), name=name)
+
+    async def _noting(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await work()
+        except ReplicationError as error:
+            _log.error("agent.side_task_failed", task=name, sentence=str(error))
 
     def _postmaster_changed(self, what: str) -> None:
         if self.supervisor.postmaster is Postmaster.EXITED:
@@ -182,6 +193,8 @@ class Agent:
         self.publisher.tell("walreceiver_gone")
 
     def _log_line(self, line: LogLine) -> None:
+        if line.error_severity in ("FATAL", "PANIC"):
+            self.supervisor.last_words = line.message
         if _CRASH_WORDS in line.message:
             self.supervisor.backend_crashed()
 
@@ -228,6 +241,16 @@ class Agent:
                 bad = report.fault
                 _log.warning("agent.disk_probe", ok=report.ok, fault=report.fault, error=report.error)
                 self.publisher.tell("disk_probe")
+            await self._note_data()
+
+    async def _note_data(self) -> None:
+        """The data directory may vanish or be replaced behind the agent's back."""
+        result = self.memory.disk.result
+        if result is None or result.data in (None, self.memory.data) or self.memory.doing is not None:
+            return
+        await self.local.look_at_data()
+        _log.warning("agent.data_changed", data=self.memory.data)
+        self.publisher.tell("data_changed")
 
     async def _remember(self) -> None:
         """Persist how far the primary's WAL was seen flushed, off its disk, at most once a second."""
@@ -237,4 +260,9 @@ class Agent:
             if facts is None or facts.in_recovery or facts.flush_lsn is None:
                 continue
             if (facts.timeline, facts.flush_lsn) != (state.last_observed_timeline, state.last_observed_flush_lsn):
-                await self.store.change(last_observed_flush_lsn=facts.flush_lsn, last_observed_timeline=facts.timeline)
+                try:
+                    await self.store.change(
+                        last_observed_flush_lsn=facts.flush_lsn, last_observed_timeline=facts.timeline
+                    )
+                except StateError as error:
+                    _log.error("agent.state_unwritable", sentence=str(error))

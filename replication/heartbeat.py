@@ -20,6 +20,7 @@ from replication.supervisor import Supervisor
 
 _log = structlog.get_logger()
 
+HEARTBEAT_NAME = "locum_heartbeat"
 _BEAT = "SELECT pg_logical_emit_message(true, 'locum.heartbeat', '')"
 
 
@@ -56,7 +57,7 @@ class Heartbeat:
         began_ms = clock_ms()
         try:
             if self._connection is None or self._connection.is_closed():
-                self._connection = await self._memory.node.connect(application_name="locum_heartbeat")
+                self._connection = await self._memory.node.connect(application_name=HEARTBEAT_NAME)
             beat = asyncio.ensure_future(self._connection.fetchval(_BEAT))
             try:
                 await asyncio.shield(beat)

@@ -70,11 +70,12 @@ class LocalNode:
             raise ActionFailed(Reason.CANNOT_ASK, f"the settings of node {self.node.name} name no peer {name!r}")
         return AgentClient(self._session, peer.agent_url, self._token)
 
-    async def write_settings(self, revision: int, written: Written | None = None) -> Written:
-        """Write all settings files, from the persisted state unless told otherwise. Nothing is read again yet."""
-        written = written_from(self.state) if written is None else written
-        await asyncio.to_thread(self._write_files, written, revision)
-        return written
+    async def write_settings(self, revision: int, *, durable: bool = True) -> None:
+        """Write all settings files, from the persisted state. Nothing is read again yet.
+
+        Not `durable`: without fsync, where milliseconds count and every start writes them anew anyway.
+        """
+        await asyncio.to_thread(self._write_files, written_from(self.state), revision, durable)
 
     async def reload(self) -> None:
         """SIGHUP, and return when a session that was there before has read the new files.
@@ -125,11 +126,15 @@ class LocalNode:
             except ActionFailed:
                 self.memory.system_identifier = None
 
-    def _write_files(self, written: Written, revision: int) -> None:
-        write_private(self.node.passfile, render_passfile(self.node.secret("replication")))
-        write_private(self.node.conf_dir / IDENT, "# no maps\n")
-        self.store.write_settings(self.node.conf_dir / HBA, render_hba(self.node, written), revision)
-        self.store.write_settings(self.node.conf_dir / CONF, render_conf(self.node, written), revision)
+    def _write_files(self, written: Written, revision: int, durable: bool) -> None:
+        texts = {
+            self.node.passfile: render_passfile(self.node.secret("replication")),
+            self.node.conf_dir / IDENT: "# no maps\n",
+            self.node.conf_dir / HBA: render_hba(self.node, written),
+            self.node.conf_dir / CONF: render_conf(self.node, written),
+        }
+        for path, text in texts.items():
+            self.store.write_settings(path, text, revision, durable=durable)
 
 
 def written_from(state: AgentState) -> Written:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import asyncpg
@@ -58,7 +59,7 @@ class Node(msgspec.Struct, frozen=True):
 
     def secret(self, name: str) -> str:
         """One of `superuser`, `replication`, `server`, `token`. Raises SecretError."""
-        return read_secret(self.settings.secrets_dir / name)
+        return _read_once(self.settings.secrets_dir / name)
 
     async def connect(
         self,
@@ -80,6 +81,12 @@ class Node(msgspec.Struct, frozen=True):
             timeout=deadline_s,
             server_settings={"application_name": application_name},
         )
+
+
+@cache
+def _read_once(path: Path) -> str:
+    """Every new connection needs one: the disk is asked once in a process's life."""
+    return read_secret(path)
 
 
 def make_node(settings: AgentSettings, installation: Installation) -> Node:

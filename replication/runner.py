@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from replication import actions
 from replication.acceptance import Refused, Situation, refusal
 from replication.actions import Action, Op, op_name
 from replication.ending import fence_node, stop, unfence
-from replication.errors import ActionFailed, ReplicationError
+from replication.errors import ActionFailed, ReplicationError, StateError
 from replication.intent import intent
 from replication.local_node import LocalNode, Outcome
 from replication.memory import clock_ms
@@ -138,7 +139,8 @@ class Runner:
         if interrupted is not None:
             sentence = "ended by a fence"
             failed = ActionResult(interrupted.revision, interrupted.op, False, sentence, Reason.INTERRUPTED, clock_ms())
-            await self._local.store.end_action(failed)
+            with contextlib.suppress(StateError):
+                await self._local.store.end_action(failed)
         await self._end(result, outcome)
 
     async def _perform(self, op: Op, revision: int) -> tuple[ActionResult, Outcome]:
@@ -164,7 +166,10 @@ class Runner:
             sentence=result.sentence,
             took_ms=clock_ms() - local.memory.doing_since_ms,
         )
-        await local.store.end_action(result, **outcome.changes)
+        try:
+            await local.store.end_action(result, **outcome.changes)
+        except StateError as error:
+            _log.error("agent.state_unwritable", sentence=str(error))
         if local.memory.doing is not None and local.memory.doing.revision == result.revision:
             local.memory.doing = None
         local.publish("action_ended")

@@ -136,7 +136,7 @@ def render_hba(node: Node, written: Written) -> str:
     if stage is Stage.OPEN:
         lines += [f"host {DATABASE} {ROLE_SERVER} {address} scram-sha-256" for address in everywhere]
         lines += [f"host all {SUPERUSER} {address} scram-sha-256" for address in loopback]
-    return f"# revision {written.revision}, {written.role.value}, {stage.value}\n" + "\n".join(lines) + "\n"
+    return f"# {written.role.value}, {stage.value}\n" + "\n".join(lines) + "\n"
 
 
 def render_passfile(password: str) -> str:

@@ -10,7 +10,7 @@ import signal
 from replication.actions import Certify, Promote
 from replication.certify import certify
 from replication.errors import ActionFailed
-from replication.local_node import LocalNode, Outcome, written_from
+from replication.local_node import LocalNode, Outcome
 from replication.model import Reason, Role, Stage
 from replication.postmaster import PostmasterProcess
 from replication.proc import children_titled
@@ -23,7 +23,7 @@ async def promote_standby(local: LocalNode, op: Promote, revision: int) -> Outco
 
     async def clear_upstream() -> None:
         # Persisted already with the revision (intent.py): no upstream, and the new term.
-        await local.write_settings(revision)
+        await local.write_settings(revision, durable=False)
         local.supervisor.reload()
         await asyncio.to_thread(_hang_up_startup, local.supervisor.process)
 
@@ -42,7 +42,7 @@ async def promote_standby(local: LocalNode, op: Promote, revision: int) -> Outco
     await local.refresh()
     local.publish("promoted")
     await persisted
-    await local.write_settings(revision, written_from(local.state))
+    await local.write_settings(revision)
     await local.reload()
     await ensure_slots(local, op.slots)
     await local.refresh()

@@ -25,7 +25,7 @@ async def start_primary(local: LocalNode, op: StartPrimary, revision: int) -> Ou
         raise
     await ensure_slots(local, op.slots)
     await local.refresh()
-    return Outcome("started closed", {"promoted_lsn": local.state.promoted_lsn})
+    return Outcome("started closed")
 
 
 async def start_standby(local: LocalNode, op: StartStandby, revision: int) -> Outcome:

@@ -92,15 +92,21 @@ class StateDir:
             accepted = None
         return await self.change(results=results, accepted=accepted, **changes)
 
-    def write_settings(self, path: Path, text: str, revision: int) -> None:
-        """Write a settings file whole, unless a later action was accepted meanwhile.
+    def write_settings(self, path: Path, text: str, revision: int, *, durable: bool = True) -> None:
+        """Write a settings file whole, unless it says so already, or a later action was accepted meanwhile.
 
         The revision is compared under the lock, just before the rename: a "relax" that hung on a stalled disk must not
         land on top of the "grow" that followed it (DESIGN section 4). Blocks. Raises StaleRevision, OSError.
         """
         with self._write_lock:
+            if path.exists() and path.read_text(encoding="utf-8") == text:
+                return
             fresh = path.with_name(f"{path.name}.new")
-            write_private(fresh, text)
+            if durable:
+                write_private(fresh, text)
+            else:
+                fresh.touch(mode=0o600)
+                fresh.write_text(text, encoding="utf-8")
             if revision < self._highest_revision:
                 raise StaleRevision(
                     f"{path.name} for revision {revision} was not written: revision {self._highest_revision} came first"

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -24,6 +25,7 @@ from replication.state_dir import StateDir
 
 _log = structlog.get_logger()
 
+START_LOG = "start.log"
 READY_DEADLINE_MS = 120_000
 _READY_POLL_MS = 5
 _STATUS_LINE = 7  # src/include/utils/pidfile.h, LOCK_FILE_LINE_PM_STATUS
@@ -48,6 +50,8 @@ class Supervisor:
         self.ended_unasked = False
         """The last postmaster ended although nobody here had stopped or fenced it."""
         self.exit_sentence: str | None = store.state.exit_sentence
+        self.last_words: str | None = None
+        """The last FATAL or PANIC line of PostgreSQL's log."""
         self._asked = False
         self._changed = changed
         self._run_soon = run_soon
@@ -81,8 +85,6 @@ class Supervisor:
             self.postmaster, self.ended_unasked = Postmaster.EXITED, True
             self.exit_sentence = "ended while no agent was there to see it"
             await self.store.change(running=False, exit_sentence=self.exit_sentence)
-        elif state.incarnation is not None:
-            self.postmaster = Postmaster.EXITED
         return False
 
     async def start(self, *, standby: bool) -> None:
@@ -95,8 +97,8 @@ class Supervisor:
         await asyncio.to_thread(data_directory.prepare, self.node, standby=standby)
         command = self.node.installation.command("postgres", f"--config-file={conf_path(self.node)}")
         command += ["-D", str(self.node.data_dir)]
-        self._asked, self.ended_unasked, self.exit_sentence = False, False, None
-        process = await spawn(command, self.node.log_dir / "start.log")
+        self._asked, self.ended_unasked, self.exit_sentence, self.last_words = False, False, None, None
+        process = await spawn(command, self.node.log_dir / START_LOG)
         self._take(process)
         self._become(Postmaster.STARTING)
         await self.store.change(
@@ -112,8 +114,9 @@ class Supervisor:
 
         async def ready() -> bool:
             if not process.running:
-                sentence = f"PostgreSQL did not start: {process.exited.result()}; see {self.node.log_dir}"
-                raise ActionFailed(Reason.FAILED, sentence)
+                why = self.last_words or await asyncio.to_thread(_last_fatal, self.node.log_dir / START_LOG)
+                how = process.exited.result()
+                raise ActionFailed(Reason.FAILED, f"PostgreSQL did not start ({how}): {why}; see {self.node.log_dir}")
             return await asyncio.to_thread(self._pid_file_status) == _STATUS_READY
 
         sentence = "PostgreSQL still does not accept connections; it goes on starting"
@@ -204,3 +207,11 @@ class Supervisor:
         except FileNotFoundError:
             return ""
         return lines[_STATUS_LINE].strip() if len(lines) > _STATUS_LINE else ""
+
+
+def _last_fatal(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
+    except OSError:
+        lines = []
+    return next((line for line in reversed(lines) if "FATAL" in line or "PANIC" in line), "it did not say why")

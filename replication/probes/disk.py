@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from replication.model import FaultKind, Probe
+from replication.model import DataDirectory, FaultKind, Probe
 
 BLOCK_BYTES = 4096
 _NAME = ".locum-probe-{}"
@@ -32,14 +32,19 @@ class DiskResult(msgspec.Struct, frozen=True):
     fault: FaultKind | None = None
     bytes_free: int | None = None
     bytes_total: int | None = None
+    data: DataDirectory | None = None
+    """What the data directory was then; None when the disk did not let it be seen."""
 
 
 class DiskProbe:
     """Probes in a thread of its own, one at a time: while one hangs no second is started. `report` may be called at
     any moment and never waits."""
 
-    def __init__(self, volumes: Callable[[], list[Path]], deadline_ms: int) -> None:
+    def __init__(
+        self, volumes: Callable[[], list[Path]], inspect: Callable[[], DataDirectory], deadline_ms: int
+    ) -> None:
         self._volumes = volumes
+        self._inspect = inspect
         self._deadline_ms = deadline_ms
         self._began: float | None = None
         self._ended: float | None = None
@@ -75,31 +80,33 @@ class DiskProbe:
         )
 
     def _run(self, done: Callable[[DiskResult], None], number: int) -> None:
-        result = probe_volumes(self._volumes, number)
+        result = probe_volumes(self._volumes, self._inspect, number)
         self.result = result
         self._ended = time.monotonic()
         self._began = None
         done(result)
 
 
-def probe_volumes(volumes: Callable[[], list[Path]], number: int) -> DiskResult:
-    """Probe each directory of `volumes()` with a pattern made from `number`. Blocks, perhaps for ever. Never raises
-    OSError: that is what it reports."""
+def probe_volumes(volumes: Callable[[], list[Path]], inspect: Callable[[], DataDirectory], number: int) -> DiskResult:
+    """Probe each directory of `volumes()` with a pattern made from `number`, then look at the data directory. Blocks,
+    perhaps for ever. Never raises OSError: that is what it reports."""
     began = time.monotonic()
     error: str | None = None
     fault: FaultKind | None = None
     free = total = None
+    data: DataDirectory | None = None
     try:
         for directory in volumes():
             probe_directory(directory, number)
             space = os.statvfs(directory)
             if free is None or space.f_bavail * space.f_frsize < free:
                 free, total = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
+        data = inspect()
     except OSError as failure:
         error = f"{failure.strerror or failure}: {failure.filename or 'probe file'}"
         fault = _FAULTS.get(failure.errno or 0, FaultKind.STORAGE_ERROR)
     took_ms = int((time.monotonic() - began) * 1000)
-    return DiskResult(took_ms=took_ms, error=error, fault=fault, bytes_free=free, bytes_total=total)
+    return DiskResult(took_ms=took_ms, error=error, fault=fault, bytes_free=free, bytes_total=total, data=data)
 
 
 def probe_directory(directory: Path, number: int) -> None:
