@@ -177,6 +177,18 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     confirmed_flush_lsn: int | None = None
     """Highest flush LSN that it was seen to confirm, on `confirmed_timeline`."""
     confirmed_timeline: int | None = None
+    started_generation: int = 0
+    """The last generation under which it was started; a name is never used for a second start."""
+    grown_walsender: str | None = None
+    """`pid/backend_start` of the walsender that the growth was proved for."""
+    lost_since_ms: int | None = None
+    flush_seen_lsn: int | None = None
+    flush_seen_ms: int | None = None
+    needs_certificate: bool = False
+    may_open_alone: bool = False
+    """As primary: the lone rule held (or an operator decided) when its last closed start was journalled."""
+    compared_revision: int | None = None
+    """Revision of the last CompareWal that ended; only its result counts."""
     pending: Pending | None = None
     retry_after_ms: int = 0
     failures: int = 0
@@ -225,3 +237,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     incident: str | None = None
     incident_verdict: Verdict | None = None
     alarms: tuple[Alarm, ...] = ()
+
+
+def initial_state(nodes: tuple[str, ...]) -> State:
+    """The state of a store that holds nothing yet: the nodes are known by name, and nothing else."""
+    return State(nodes={name: NodeRecord(name=name) for name in sorted(nodes)})

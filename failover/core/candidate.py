@@ -1,0 +1,108 @@
+"""May this standby be promoted? One enumeration with a sentence for each case, and no side effects.
+
+*Eligible*: promoting it loses no acknowledged write. *Promotable*: eligible, and able to, now (DESIGN section 4). Pure,
+so that every branch can be tested without a cluster.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from failover.core.model import NodeRecord, Policy, State
+from replication.model import FaultKind, NodeReport, Postmaster
+
+INTEGRITY_FAULTS = frozenset(
+    {
+        FaultKind.PAGE_CORRUPT,
+        FaultKind.INDEX_CORRUPT,
+        FaultKind.WAL_CORRUPT,
+        FaultKind.CONTROL_CORRUPT,
+        FaultKind.REDO_FAILED,
+        FaultKind.DIVERGED,
+        FaultKind.WAL_LOST,
+    }
+)
+
+
+class Candidacy(Enum):
+    """Why a node may be promoted, or why not; the value is the sentence."""
+
+    PROMOTABLE = "promotable"
+    IS_PRIMARY = "it is the primary"
+    NOT_ELIGIBLE = "not eligible: promoting it could lose an acknowledged write"
+    UNVERIFIED = "eligible, but its postmaster has started again since that was proved"
+    SILENT = "its agent does not answer"
+    NOT_RUNNING = "its PostgreSQL is not running as a standby"
+    DAMAGED = "it carries an unresolved integrity fault"
+    NEEDS_REBUILD = "it must be rebuilt first"
+    FENCED = "it is fenced"
+    PAUSED = "its replay is paused"
+    STUCK = "its replay does not move"
+    BACKLOG = "its replay backlog is above the limit"
+    BEHIND = "its WAL ends below what it was seen to confirm"
+
+
+def candidacy(state: State, name: str, report: NodeReport | None, policy: Policy) -> Candidacy:
+    """The first reason against promoting `name`, or PROMOTABLE."""
+    record = state.nodes[name]
+    if name == state.primary:
+        return Candidacy.IS_PRIMARY
+    if not is_eligible(record):
+        return Candidacy.NOT_ELIGIBLE
+    if record.needs_rebuild or record.quarantined:
+        return Candidacy.NEEDS_REBUILD
+    if report is None:
+        return Candidacy.SILENT
+    return _able(record, report, policy)
+
+
+def _able(record: NodeRecord, report: NodeReport, policy: Policy) -> Candidacy:
+    if report.fenced or report.fence_held or record.fence_held:
+        return Candidacy.FENCED
+    if report.postmaster is not Postmaster.RUNNING or report.in_recovery is not True:
+        return Candidacy.NOT_RUNNING
+    if not is_verified(record, report):
+        return Candidacy.UNVERIFIED
+    if carries_integrity_fault(record, report):
+        return Candidacy.DAMAGED
+    if report.replay_paused and not report.replay_paused_by_probe:
+        return Candidacy.PAUSED
+    if not report.replay_moved:
+        return Candidacy.STUCK
+    if backlog_bytes(report) > policy.replay_backlog_bytes_max:
+        return Candidacy.BACKLOG
+    if not reaches_confirmed(record, report):
+        return Candidacy.BEHIND
+    return Candidacy.PROMOTABLE
+
+
+def is_eligible(record: NodeRecord) -> bool:
+    """Promoting it loses no acknowledged write (journalled, never inferred)."""
+    return record.eligible
+
+
+def is_verified(record: NodeRecord, report: NodeReport) -> bool:
+    """Its postmaster is the very one for which eligibility was proved."""
+    return record.eligible_incarnation is not None and report.incarnation == record.eligible_incarnation
+
+
+def carries_integrity_fault(record: NodeRecord, report: NodeReport) -> bool:
+    """An unresolved integrity fault, journalled or just seen."""
+    return any(fault.kind in INTEGRITY_FAULTS for fault in (*record.faults, *report.faults))
+
+
+def wal_end(report: NodeReport) -> int:
+    """How far its received WAL reaches: the later of receive and replay LSN."""
+    return max(report.receive_lsn or 0, report.replay_lsn or 0)
+
+
+def backlog_bytes(report: NodeReport) -> int:
+    """Received WAL that is not replayed yet."""
+    return max(0, wal_end(report) - (report.replay_lsn or 0))
+
+
+def reaches_confirmed(record: NodeRecord, report: NodeReport) -> bool:
+    """Its WAL reaches everything that it was ever seen to confirm on this timeline."""
+    if record.confirmed_flush_lsn is None or record.confirmed_timeline != report.timeline:
+        return True
+    return wal_end(report) >= record.confirmed_flush_lsn

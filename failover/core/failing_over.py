@@ -1,0 +1,174 @@
+"""Failover: a dead primary is replaced by a promotable standby, and the promotion is seen through to its end."""
+
+from __future__ import annotations
+
+import msgspec
+
+from failover.core.candidate import Candidacy, candidacy
+from failover.core.context import STOPPED, Context, Plan, slot_name, with_alarm, with_node
+from failover.core.diagnose import diagnose_primary
+from failover.core.model import IncidentEvent, State, TermRecord, Transition, TransitionKind, Verdict
+from replication.actions import Fence, Op, Promote, StartStandby
+from replication.model import NodeReport, Postmaster, Role, Stage
+
+
+def replace_dead_primary(context: Context) -> Plan | None:
+    """While a promotable standby exists, a dead primary is replaced, never restarted in place."""
+    if context.state.transition is not None or context.is_paused:
+        return None
+    verdict = diagnose_primary(context)
+    candidate = promotable_standby(context)
+    if verdict is None or candidate is None:
+        return None
+    return begin_failover(context, candidate, verdict)
+
+
+def promotable_standby(context: Context) -> str | None:
+    """The standby that may be promoted now, if there is one."""
+    for name in context.others(context.state.primary):
+        if candidacy(context.state, name, context.report(name), context.policy) is Candidacy.PROMOTABLE:
+            return name
+    return None
+
+
+def begin_failover(context: Context, candidate: str, verdict: Verdict) -> Plan:
+    """Journal "promoting" as the next term, promote, and fence the former primary in parallel (DESIGN section 6)."""
+    former = context.state.primary or ""
+    incident = f"i{context.state.revision + 1}"
+    transition = Transition(
+        kind=TransitionKind.FAILOVER,
+        step="promoting",
+        candidate=candidate,
+        former=former,
+        began_ms=context.now_ms,
+        step_began_ms=context.now_ms,
+        incident=incident,
+    )
+    state = msgspec.structs.replace(
+        context.state,
+        term=context.state.term + 1,
+        transition=transition,
+        incident=incident,
+        incident_verdict=verdict,
+    )
+    ops = _promotion_ops(context, candidate, former)
+    return Plan(
+        kind="failover.begin",
+        sentence=f"{verdict.sentence} Promoting {candidate}.",
+        state=state,
+        ops=ops,
+        events=(
+            context.event(incident, "opened", verdict.sentence, verdict),
+            context.event(incident, "failover.promoting", f"Promoting {candidate} in term {state.term}."),
+        ),
+    )
+
+
+def _promotion_ops(context: Context, candidate: str, former: str) -> dict[str, Op]:
+    ops: dict[str, Op] = {}
+    report = context.report(candidate)
+    if report is not None and report.doing is None and context.record(candidate).pending is None:
+        ops[candidate] = promotion_op(context, candidate, report)
+    former_report = context.report(former)
+    if former_report is not None and not former_report.fenced:
+        ops[former] = Fence()
+    return ops
+
+
+def promotion_op(context: Context, candidate: str, report: NodeReport) -> Op:
+    """Promote a running standby; a stopped one is first started by itself, with no upstream."""
+    if report.postmaster in STOPPED:
+        return StartStandby(name="", upstream=None)
+    return Promote(slots=tuple(slot_name(other) for other in context.others(candidate)))
+
+
+def see_promotion_through(context: Context) -> Plan | None:
+    """Until the candidate is open in the new term: promote again, start it again, fence the former again."""
+    transition = context.state.transition
+    if transition is None or transition.step != "promoting":
+        return None
+    report = context.report(transition.candidate)
+    if report is not None and is_promoted(context, report):
+        return _promoted(context, transition, report)
+    ops: dict[str, Op] = {}
+    if report is not None and context.is_free(transition.candidate) and report.in_recovery is not False:
+        ops[transition.candidate] = promotion_op(context, transition.candidate, report)
+    former = context.report(transition.former)
+    if (
+        transition.kind is TransitionKind.FAILOVER
+        and former is not None
+        and former.postmaster not in STOPPED
+        and context.record(transition.former).pending is None
+    ):
+        ops[transition.former] = Fence()
+    if ops:
+        sentence = f"{transition.candidate} is not promoted yet: asking again ({', '.join(sorted(ops))})."
+        return Plan("failover.retry", sentence, context.state, ops)
+    return Plan("failover.wait", f"Waiting for {transition.candidate} to be promoted.", context.state)
+
+
+def is_promoted(context: Context, report: NodeReport) -> bool:
+    """Running, out of recovery, open, and in the term that was journalled."""
+    return (
+        report.postmaster is Postmaster.RUNNING
+        and report.in_recovery is False
+        and report.configured_role is Role.PRIMARY
+        and report.stage is Stage.OPEN
+        and report.term == context.state.term
+        and report.timeline is not None
+    )
+
+
+def _promoted(context: Context, transition: Transition, report: NodeReport) -> Plan:
+    state = _with_new_primary(context, transition, report)
+    events: tuple[IncidentEvent, ...] = ()
+    sentence = f"{transition.candidate} is primary in term {state.term}, timeline {report.timeline}."
+    if transition.incident is not None:
+        events = (context.event(transition.incident, "failover.promoted", sentence),)
+    return Plan("failover.promoted", sentence, state, events=events)
+
+
+def _with_new_primary(context: Context, transition: Transition, report: NodeReport) -> State:
+    state = with_node(
+        context.state,
+        transition.candidate,
+        eligible=False,
+        eligible_reason="it is the primary",
+        eligible_incarnation=None,
+        grown_walsender=None,
+        needs_rebuild=False,
+        may_open_alone=True,
+    )
+    changes: dict[str, object] = {
+        "eligible": False,
+        "eligible_reason": "not grown since the promotion",
+        "eligible_incarnation": None,
+        "grown_walsender": None,
+        "confirmed_flush_lsn": None,
+        "confirmed_timeline": None,
+        "lost_since_ms": None,
+    }
+    if transition.kind is TransitionKind.FAILOVER:
+        changes |= {"needs_rebuild": True, "rebuild_reason": "another was promoted past it"}
+    for other in context.others(transition.candidate):
+        state = with_node(state, other, **changes)
+    record = TermRecord(state.term, transition.candidate, report.timeline, report.promoted_lsn)
+    return msgspec.structs.replace(
+        with_alarm(state, "no_primary", context.observation.at, None),
+        primary=transition.candidate,
+        transition=None,
+        history=(*state.history, record),
+    )
+
+
+def close_incident(context: Context) -> Plan | None:
+    """An incident ends when the primary is open and a standby is promotable again."""
+    incident = context.state.incident
+    if incident is None or context.state.transition is not None:
+        return None
+    candidate = promotable_standby(context)
+    if not context.is_open_primary() or candidate is None:
+        return None
+    sentence = f"{context.state.primary} serves, {candidate} stands by and may be promoted."
+    state = msgspec.structs.replace(context.state, incident=None, incident_verdict=None)
+    return Plan("incident.closed", sentence, state, events=(context.event(incident, "closed", sentence),))

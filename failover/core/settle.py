@@ -1,0 +1,156 @@
+"""What earlier actions did: learnt only from what the agents say now, before any new decision."""
+
+from __future__ import annotations
+
+import msgspec
+
+from failover.core.context import standby_name, walsender_of, with_node
+from failover.core.model import NodeRecord, Observation, Pending, Policy, State
+from replication.actions import ApplySchema, Certify, CompareWal, Grow, Rebuild
+from replication.model import ActionResult, NodeReport, Reason
+
+_REBUILD_REASONS = (Reason.HISTORY_DIFFERS, Reason.AHEAD)
+
+
+def settle(state: State, observation: Observation, policy: Policy) -> State:
+    """Bring the clock forward, settle finished actions, and note what the reports prove."""
+    state = msgspec.structs.replace(state, now_ms=max(state.now_ms, observation.now_ms))
+    for name in sorted(state.nodes):
+        report = observation.nodes.get(name)
+        if report is None:
+            continue
+        pending = state.nodes[name].pending
+        if pending is not None:
+            state = _settle_action(state, name, pending, report, observation, policy)
+    return _note_confirmations(_note_identity(state, observation), observation)
+
+
+def can_never_be_accepted(pending: Pending, report: NodeReport, action_ttl_ms: int) -> bool:
+    """The action was not accepted, and its boot is over or its time to live has passed on the agent's own clock."""
+    if report.revision >= pending.revision:
+        return False
+    return report.boot_id != pending.boot_id or report.clock_ms > pending.observed_clock_ms + action_ttl_ms
+
+
+def has_ended(pending: Pending, report: NodeReport) -> bool:
+    """The agent accepted it, and it no longer runs."""
+    if report.revision < pending.revision:
+        return False
+    return report.doing is None or report.doing.revision != pending.revision
+
+
+def _settle_action(
+    state: State, name: str, pending: Pending, report: NodeReport, observation: Observation, policy: Policy
+) -> State:
+    if can_never_be_accepted(pending, report, policy.action_ttl_ms):
+        return with_node(state, name, pending=None)
+    if not has_ended(pending, report):
+        return state
+    result = next((done for done in report.results if done.revision == pending.revision), None)
+    state = with_node(state, name, pending=None)
+    if result is None or not result.ok:
+        return _failed(state, name, result, policy)
+    state = with_node(state, name, failures=0, retry_after_ms=0)
+    return _succeeded(state, name, pending, report, observation)
+
+
+def _failed(state: State, name: str, result: ActionResult | None, policy: Policy) -> State:
+    record = state.nodes[name]
+    delay_ms = min(policy.retry_ms * 2**record.failures, policy.retry_ms_max)
+    state = with_node(state, name, failures=min(record.failures + 1, 16), retry_after_ms=state.now_ms + delay_ms)
+    if result is not None and result.reason in _REBUILD_REASONS and name != state.primary:
+        state = with_node(state, name, needs_rebuild=True, rebuild_reason=result.sentence, retry_after_ms=0, failures=0)
+    return state
+
+
+def _succeeded(state: State, name: str, pending: Pending, report: NodeReport, observation: Observation) -> State:
+    op = pending.op
+    if isinstance(op, ApplySchema):
+        return msgspec.structs.replace(state, schema_applied=True)
+    if isinstance(op, CompareWal):
+        return with_node(state, name, compared_revision=pending.revision)
+    if isinstance(op, Rebuild):
+        return with_node(
+            state,
+            name,
+            needs_rebuild=False,
+            rebuild_reason="",
+            quarantined=False,
+            needs_certificate=True,
+            certificate=None,
+            faults=(),
+            confirmed_flush_lsn=None,
+            confirmed_timeline=None,
+        )
+    if isinstance(op, Certify) and report.certificate is not None:
+        return with_node(state, name, needs_certificate=False, certificate=report.certificate)
+    if isinstance(op, Grow):
+        return _grown(state, pending, op, report, observation)
+    return state
+
+
+def growth_is_proved(pending: Pending, op: Grow, primary: NodeReport, standby: NodeReport | None) -> bool:
+    """Commits wait for exactly this walsender, between exactly these two incarnations (DESIGN section 4, grow)."""
+    growth, sender = primary.growth, walsender_of(primary, op.name)
+    return (
+        growth is not None
+        and growth.proved
+        and growth.revision == pending.revision
+        and growth.name == op.name
+        and primary.names == (op.name,)
+        and sender is not None
+        and (sender.pid, sender.backend_start) == (growth.walsender_pid, growth.walsender_backend_start)
+        and primary.incarnation == growth.primary_incarnation
+        and standby is not None
+        and standby.incarnation == growth.standby_incarnation
+    )
+
+
+def _grown(state: State, pending: Pending, op: Grow, primary: NodeReport, observation: Observation) -> State:
+    if not growth_is_proved(pending, op, primary, observation.nodes.get(op.standby)):
+        return state
+    growth = primary.growth
+    if growth is None or state.nodes[op.standby].needs_rebuild:
+        return state
+    return with_node(
+        state,
+        op.standby,
+        eligible=True,
+        eligible_reason="growth proved",
+        eligible_incarnation=growth.standby_incarnation,
+        eligible_primary_incarnation=growth.primary_incarnation,
+        grown_walsender=f"{growth.walsender_pid}/{growth.walsender_backend_start}",
+    )
+
+
+def _note_identity(state: State, observation: Observation) -> State:
+    report = observation.nodes.get(state.primary) if state.primary is not None else None
+    if state.system_identifier is None and report is not None and report.system_identifier is not None:
+        return msgspec.structs.replace(state, system_identifier=report.system_identifier)
+    return state
+
+
+def _note_confirmations(state: State, observation: Observation) -> State:
+    primary = observation.nodes.get(state.primary) if state.primary is not None else None
+    if primary is None or primary.in_recovery is not False:
+        return state
+    for name in sorted(state.nodes):
+        if name != state.primary:
+            state = with_node(state, name, **_sender_changes(state, state.nodes[name], primary))
+    return state
+
+
+def _sender_changes(state: State, record: NodeRecord, primary: NodeReport) -> dict[str, object]:
+    """When its walsender went away, when its flush LSN last moved, and the highest that it confirmed."""
+    sender = walsender_of(primary, standby_name(record.name, record.generation))
+    if sender is None or sender.flush_lsn is None:
+        since = record.lost_since_ms if record.lost_since_ms is not None else state.now_ms
+        return {"lost_since_ms": since}
+    changes: dict[str, object] = {"lost_since_ms": None}
+    if sender.flush_lsn != record.flush_seen_lsn:
+        changes |= {"flush_seen_lsn": sender.flush_lsn, "flush_seen_ms": state.now_ms}
+    if sender.name in primary.names:
+        known = record.confirmed_flush_lsn or 0
+        if record.confirmed_timeline != primary.timeline or sender.flush_lsn > known:
+            changes |= {"confirmed_flush_lsn": sender.flush_lsn, "confirmed_timeline": primary.timeline}
+    return changes

@@ -1,0 +1,197 @@
+"""A model node: a PostgreSQL that counts confirmations by name and LSN only, and its agent's rules of acceptance.
+
+WAL is a list of record ids; an LSN is a position in it. Whatever the real thing forgets at a restart is forgotten here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from replication.actions import Action, Fence, Op, op_name
+from replication.model import (
+    ActionResult,
+    Certificate,
+    DataDirectory,
+    Doing,
+    Growth,
+    NodeReport,
+    PlannedStop,
+    Postmaster,
+    Probe,
+    Receiver,
+    Role,
+    Slot,
+    Stage,
+    WalComparison,
+    Walsender,
+    Witness,
+)
+
+ACTION_TTL_MS = 2_000
+
+
+@dataclass
+class Running:
+    """What a postmaster's life holds; gone when it dies."""
+
+    incarnation: str
+    role: Role
+    name: str
+    upstream: str | None
+    stage: Stage | None
+    names: tuple[str, ...] = ()
+    wanted_names: tuple[str, ...] = ()
+    in_recovery: bool = False
+    receiver_since: str | None = None
+    confirmed: dict[str, int] = field(default_factory=dict)
+    """High-water mark by walsender name, kept until a restart (syncrep.c)."""
+    senders: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Connected walsenders: name to (number of the connection, flush LSN)."""
+    waiting: list[tuple[int, int]] = field(default_factory=list)
+    """Commits in SyncRep: (record id, LSN)."""
+
+
+@dataclass
+class ModelNode:
+    """One node with its disk, its postmaster (or none) and its agent."""
+
+    name: str
+    boot: int = 1
+    is_agent_up: bool = True
+    clock_ms: int = 0
+    term: int = 0
+    revision: int = 0
+    has_data: bool = False
+    wal: list[int] = field(default_factory=list)
+    timeline: int = 1
+    process: Running | None = None
+    last_incarnation: str | None = None
+    starts: int = 0
+    connections: int = 0
+    was_seen_to_die: bool = False
+    is_fenced: bool = False
+    planned_stop: PlannedStop | None = None
+    schema_applied: bool = False
+    slots: set[str] = field(default_factory=set)
+    checkpointer_hangs_until_ms: int = 0
+    doing: tuple[Action, int] | None = None
+    results: list[ActionResult] = field(default_factory=list)
+    growth: Growth | None = None
+    comparison: WalComparison | None = None
+    certificate: Certificate | None = None
+    promoted_lsn: int | None = None
+
+    def accept(self, action: Action, finish_ms: int) -> bool:
+        """The acceptance rules of `replication.actions.Action`; false when refused."""
+        if not self.is_agent_up or action.boot_id != str(self.boot) or action.term < self.term:
+            return False
+        if action.revision <= self.revision or self.clock_ms - action.observed_clock_ms > ACTION_TTL_MS:
+            return False
+        if self.doing is not None and not isinstance(action.op, Fence):
+            return False
+        if self.doing is not None:
+            self.finish(self.doing[0], ok=False, sentence="interrupted by a fence", reason="interrupted")
+        self.term, self.revision = action.term, action.revision
+        self.doing = (action, finish_ms)
+        return True
+
+    def finish(self, action: Action, *, ok: bool, sentence: str = "", reason: str | None = None) -> None:
+        """Remember how an action ended."""
+        self.doing = None
+        self.results = [
+            *self.results[-7:],
+            ActionResult(action.revision, op_name(action.op), ok, sentence, reason, self.clock_ms),
+        ]
+
+    def start(self, role: Role, name: str, upstream: str | None, names: tuple[str, ...]) -> None:
+        """A new postmaster: nothing of the one before is known to it."""
+        self.starts += 1
+        self.last_incarnation = f"{self.name}{self.starts}"
+        stage = Stage.CLOSED if role is Role.PRIMARY else None
+        self.process = Running(self.last_incarnation, role, name, upstream, stage, names, names, role is Role.STANDBY)
+        self.is_fenced, self.was_seen_to_die, self.planned_stop = False, False, None
+
+    def die(self, *, lost_records: int = 0) -> None:
+        """SIGKILL of everything; a disk may forget the tail of WAL."""
+        if self.process is not None:
+            self.process, self.was_seen_to_die = None, True
+        if lost_records:
+            del self.wal[max(1, len(self.wal) - lost_records) :]
+
+    def restart_agent(self) -> None:
+        """The agent dies and comes back: a new boot, persisted term, revision and results, no action under way."""
+        if self.doing is not None:
+            self.finish(self.doing[0], ok=False, sentence="the agent died", reason="interrupted")
+        self.boot += 1
+        self.is_agent_up = True
+        self.clock_ms = 0
+
+    def report(self, witness: Witness | None) -> NodeReport:
+        """What the agent says now."""
+        process = self.process
+        dead = Postmaster.EXITED if self.was_seen_to_die else Postmaster.ABSENT
+        common = {
+            "node": self.name,
+            "boot_id": str(self.boot),
+            "seq": self.clock_ms,
+            "clock_ms": self.clock_ms,
+            "term": self.term,
+            "revision": self.revision,
+            "data": DataDirectory.PRESENT if self.has_data else DataDirectory.EMPTY,
+            "system_identifier": "1" if self.has_data else None,
+            "postmaster": Postmaster.RUNNING if process else dead,
+            "incarnation": self.last_incarnation,
+            "fenced": self.is_fenced,
+            "planned_stop": self.planned_stop,
+            "disk": Probe(True, 10, 1),
+            "sql": Probe(True, 10, 1) if process else None,
+            "witness": witness,
+            "doing": self._doing(),
+            "results": tuple(self.results),
+            "growth": self.growth,
+            "comparison": self.comparison,
+            "certificate": self.certificate,
+            "schema_applied": self.schema_applied,
+            "slots": tuple(Slot(slot, False, "reserved") for slot in sorted(self.slots)),
+        }
+        if process is None:
+            return NodeReport(**common)  # type: ignore[arg-type]
+        return NodeReport(**common, **self._of_process(process))  # type: ignore[arg-type]
+
+    def _doing(self) -> Doing | None:
+        if self.doing is None:
+            return None
+        return Doing(self.doing[0].revision, op_name(self.doing[0].op), 0)
+
+    def _of_process(self, process: Running) -> dict[str, object]:
+        end = len(self.wal)
+        receiver = None
+        if process.receiver_since is not None:
+            receiver = Receiver("streaming", process.name, 1, self.timeline)
+        senders = tuple(
+            Walsender(name, number, str(number), "streaming", "sync", flush, flush)
+            for name, (number, flush) in sorted(process.senders.items())
+        )
+        return {
+            "configured_role": process.role,
+            "configured_name": process.name,
+            "stage": process.stage,
+            "in_recovery": process.in_recovery,
+            "timeline": self.timeline,
+            "insert_lsn": None if process.in_recovery else end,
+            "flush_lsn": end,
+            "receive_lsn": end if process.in_recovery else None,
+            "replay_lsn": end,
+            "names": process.names,
+            "walsenders": senders,
+            "commit_waiting_ms": 1_500 if process.waiting else None,
+            "receiver": receiver,
+            "promoted_lsn": self.promoted_lsn,
+            "redo_lsn": end,
+        }
+
+
+def duration_ms(op: Op) -> int:
+    """How long an operation takes in the model, before jitter."""
+    slow = {"rebuild": 1_500, "initdb": 500, "start_primary": 200, "start_standby": 200, "grow": 100, "certify": 200}
+    return slow.get(op_name(op), 20)
