@@ -8,15 +8,15 @@ from pathlib import Path
 def run_child(role: str, settings: Path) -> int:
     """Run one part until SIGTERM or SIGINT, and return its exit code. `role` is agent, controller or server."""
     if role == "agent":
-        from replication import agent
+        from replication.agent import run as run_agent
 
-        return agent.run(settings)
+        return int(run_agent(settings))
     if role == "controller":
-        from failover import controller
+        from failover.controller import run as run_controller
 
-        return controller.run(settings)
+        return int(run_controller(settings))
     if role == "server":
-        from server import app
+        from server.app import run as run_server
 
-        return app.run(settings)
+        return int(run_server(settings))
     raise ValueError(f"no such part: {role!r}; there are agent, controller and server")

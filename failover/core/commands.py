@@ -72,8 +72,19 @@ def _switchover(context: Context, command: Command) -> Plan:
 
 def _failover(context: Context, command: Command) -> Plan:
     candidate = _candidate(context, command)
-    if context.state.transition is not None:
-        return _refuse(context, command, 409, f"a {context.state.transition.kind.value} is under way")
+    transition = context.state.transition
+    if (
+        transition is not None
+        and transition.step == "promoting"
+        and command.accept_data_loss
+        and candidate == transition.candidate
+    ):
+        state = msgspec.structs.replace(
+            context.state, transition=msgspec.structs.replace(transition, candidate_wal_lsn=0)
+        )
+        return _accept(command, Plan("command.go_on", f"Going on to promote {candidate}, whatever it lost.", state))
+    if transition is not None:
+        return _refuse(context, command, 409, f"a {transition.kind.value} is under way")
     if candidate is None or context.report(candidate) is None:
         return _refuse(context, command, 409, f"the agent of {candidate} does not answer")
     if candidate == context.state.primary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from failover.core.candidate import Candidacy, candidacy
+from failover.core.candidate import Candidacy, candidacy, wal_end
 from failover.core.context import STOPPED, Context, Plan, slot_name, with_alarm, with_node
 from failover.core.diagnose import diagnose_primary
 from failover.core.model import IncidentEvent, State, TermRecord, Transition, TransitionKind, Verdict
@@ -35,8 +35,11 @@ def begin_failover(context: Context, candidate: str, verdict: Verdict) -> Plan:
     """Journal "promoting" as the next term, promote, and fence the former primary in parallel (DESIGN section 6)."""
     former = context.state.primary or ""
     incident = f"i{context.state.revision + 1}"
+    chosen = context.report(candidate)
     transition = Transition(
         kind=TransitionKind.FAILOVER,
+        candidate_incarnation=chosen.incarnation if chosen is not None else None,
+        candidate_wal_lsn=wal_end(chosen) if chosen is not None else 0,
         step="promoting",
         candidate=candidate,
         former=former,
@@ -90,6 +93,8 @@ def see_promotion_through(context: Context) -> Plan | None:
     report = context.report(transition.candidate)
     if report is not None and is_promoted(context, report):
         return _promoted(context, transition, report)
+    if report is not None and has_lost_wal(transition, report):
+        return _stuck(context, transition)
     ops: dict[str, Op] = {}
     if report is not None and context.is_free(transition.candidate) and report.in_recovery is not False:
         ops[transition.candidate] = promotion_op(context, transition.candidate, report)
@@ -105,6 +110,25 @@ def see_promotion_through(context: Context) -> Plan | None:
         sentence = f"{transition.candidate} is not promoted yet: asking again ({', '.join(sorted(ops))})."
         return Plan("failover.retry", sentence, context.state, ops)
     return Plan("failover.wait", f"Waiting for {transition.candidate} to be promoted.", context.state)
+
+
+def has_lost_wal(transition: Transition, report: NodeReport) -> bool:
+    """It started again while it was being promoted, and its WAL ends below where it ended when it was chosen."""
+    return (
+        report.postmaster is Postmaster.RUNNING
+        and report.in_recovery is True
+        and report.incarnation != transition.candidate_incarnation
+        and wal_end(report) < transition.candidate_wal_lsn
+    )
+
+
+def _stuck(context: Context, transition: Transition) -> Plan:
+    sentence = (
+        f"{transition.candidate} died while it was being promoted and has lost the end of its WAL; "
+        f"next: locum failover --to {transition.candidate} --accept-data-loss"
+    )
+    state = with_alarm(context.state, "no_primary", context.observation.at, sentence)
+    return Plan("failover.stuck", sentence, state)
 
 
 def is_promoted(context: Context, report: NodeReport) -> bool:

@@ -209,6 +209,9 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     began_ms: int
     step_began_ms: int
     incident: str | None = None
+    candidate_incarnation: str | None = None
+    candidate_wal_lsn: int = 0
+    """How far the candidate's WAL reached when it was chosen: after a restart it must still reach as far."""
 
 
 class TermRecord(msgspec.Struct, frozen=True):

@@ -35,6 +35,8 @@ TABLE: tuple[Row, ...] = (
     Row("failover.begin", "failover", "a verdict on the primary and a promotable standby", "journal term + 1, then promote the standby and fence the former", ("failover.wait", "failover.retry", "failover.promoted")),
     Row("failover.wait", "failover", "the candidate is not open yet", "none", ("failover.promoted", "failover.retry")),
     Row("failover.retry", "failover", "an earlier action is settled and the candidate is still in recovery", "promote (or start) again, fence again", ("failover.wait", "failover.promoted")),
+    Row("failover.stuck", "failover", "the candidate died while being promoted, and its WAL ends below where it ended", "alarm with the next step", ("command.go_on",)),
+    Row("command.go_on", "command", "an operator accepts what a stuck candidate has lost", "journal", ("failover.retry",)),
     Row("failover.promoted", "failover", "the candidate is open in the journalled term", "journal primary, timeline and fork; publish the topology", ("standby.fence", "standby.rebuild", "standby.start")),
     Row("incident.closed", "any", "the primary is open and a standby is promotable", "close the incident", ("steady",)),
     Row("switchover.begin", "switchover", "an operator asks and the candidate is promotable", "checkpoint on the primary", ("switchover.wait", "switchover.drain")),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from failover.core import candidate, settle, starting
+from failover.core import candidate, failing_over, settle, starting
 from failover.core.invariants import InvariantViolation
 from tests.sim.world import LostWrite, World
 
@@ -22,6 +22,12 @@ def test_no_acknowledged_write_is_lost_and_every_seed_converges(block: int) -> N
             World(seed).run()
         except AssertionError as error:
             raise AssertionError(f"seed {seed} (python -m tests.sim --seed {seed}): {error}") from error
+
+
+def test_seed_790_a_candidate_that_lost_its_wal_while_promoted_is_not_opened() -> None:
+    world = World(790)
+    world.run()
+    assert "failover.stuck" in world.kinds
 
 
 def test_a_seed_repeats_exactly() -> None:
@@ -47,6 +53,7 @@ RULES: dict[str, tuple[tuple[ModuleType, str, Any], ...]] = {
         (candidate, "is_eligible", always),
         (candidate, "is_verified", always),
     ),
+    "a candidate that lost its WAL while it was promoted stays closed": ((failing_over, "has_lost_wal", never),),
     "a lone primary opens only when nothing can be missing": ((starting, "lone_start_is_proved", always),),
     "an eligible peer is compared before a start": ((starting, "is_eligible", never),),
     "an action is settled only when it ended or can never be accepted": ((settle, "can_never_be_accepted", always),),
@@ -57,7 +64,7 @@ RULES: dict[str, tuple[tuple[ModuleType, str, Any], ...]] = {
 def test_a_missing_rule_is_caught_by_some_seed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, replacement in RULES[rule]:
         monkeypatch.setattr(module, name, replacement)
-    for seed in range(SEEDS):
+    for seed in (790, *range(SEEDS)):
         try:
             World(seed).run()
         except (LostWrite, InvariantViolation, AssertionError):
