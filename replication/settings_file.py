@@ -179,7 +179,7 @@ def format_names(names: tuple[str, ...]) -> str:
 
 def parse_names(text: str) -> tuple[str, ...]:
     """The names in a value of synchronous_standby_names, as `format_names` wrote them or unquoted."""
-    inner = re.sub(r"^\s*(?:(?:FIRST|ANY)\s+)?\d+\s*\((.*)\)\s*$", r"\1", text, flags=re.IGNORECASE)
+    inner = re.sub(r"^\s*(?:(?:FIRST|ANY)\s+)?\d+\s*\((.*)\)\s*$", r"\1", text, flags=re.IGNORECASE | re.DOTALL)
     found = re.findall(r'"((?:[^"]|"")*)"|([^\s,"]+)', inner)
     return tuple(quoted.replace('""', '"') if quoted else plain for quoted, plain in found)
 
