@@ -17,7 +17,6 @@ from compose.layout import HOST, NODES, Layout, Ports
 from compose.options import UpOptions
 from replication.wire.secrets import write_private
 
-
 _REFUSALS = (replication.settings.SettingsError, failover.settings.SettingsError, server.settings.SettingsError)
 
 
