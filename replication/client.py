@@ -1,0 +1,135 @@
+"""One agent as its peers and the controller call it: typed, each call with a deadline (docs/PROTOCOL.md).
+
+Every method raises WireError when the agent cannot be reached, does not answer in time, or answers what it should not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from replication.actions import Action, Refusal
+from replication.model import NodeReport
+from replication.wire.errors import WireError
+from replication.wire.http import get_bytes, post_json
+from replication.wire.sse import subscribe
+
+T = TypeVar("T")
+
+_OBSERVE_MS = 750
+_ACT_MS = 1_000
+_PAUSE_MS = 1_000
+_WAL_MS = 30_000
+_STREAM_IDLE_MS = 3_000
+
+
+class RefusedAction(msgspec.Struct, frozen=True):
+    """Why an agent did not accept an action, as a word and as a sentence."""
+
+    refused: Refusal
+    sentence: str
+
+
+class WalEnd(msgspec.Struct, frozen=True):
+    """Where a node's WAL ends: the end and the start of its last complete record, and where its recovery would begin."""
+
+    end_lsn: int
+    last_record_lsn: int | None
+    timeline: int
+    redo_lsn: int
+    live: bool
+    incarnation: str | None
+
+
+class WalHash(msgspec.Struct, frozen=True):
+    """SHA-256 of WAL bytes, as hexadecimal digits, and how far the node's WAL was flushed when it was made."""
+
+    sha256: str
+    flush_lsn: int | None
+    timelines: tuple[int, ...]
+
+
+class History(msgspec.Struct, frozen=True):
+    """A running node's timeline, and for each earlier one the LSN at which it was left."""
+
+    timeline: int
+    forks: dict[str, int]
+
+
+class AgentClient:
+    """Calls to one agent. The session is shared and belongs to the caller."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
+        self._session = session
+        self._url = url.rstrip("/")
+        self._token = token
+
+    async def observe(self, *, witness: bool = False, deadline_ms: int = _OBSERVE_MS) -> NodeReport:
+        """The node's report; with `witness`, after a fresh look at its peer."""
+        return await self._get("/v1/observe?witness=1" if witness else "/v1/observe", NodeReport, deadline_ms)
+
+    async def events(self, *, idle_ms: int = _STREAM_IDLE_MS) -> AsyncIterator[NodeReport]:
+        """Reports as they are pushed. Ends only with a WireError: the end of the stream is the agent's death notice."""
+        async with aclosing(subscribe(self._session, f"{self._url}/v1/events", idle_ms=idle_ms)) as stream:
+            async for event in stream:
+                if event.event == "report":
+                    yield _decoded(event.data.encode(), NodeReport, self._url)
+
+    async def act(self, action: Action, *, deadline_ms: int = _ACT_MS) -> RefusedAction | None:
+        """Hand over an action: None when it was accepted."""
+        status, body = await self._post("/v1/actions", action, deadline_ms)
+        if status == 202:
+            return None
+        if status == 409:
+            return _decoded(body, RefusedAction, self._url)
+        raise WireError(f"{self._url} answered {status} to an action: {body[:200].decode(errors='replace')}", "error")
+
+    async def wal_end(self, *, deadline_ms: int = _WAL_MS) -> WalEnd:
+        """Where its WAL ends."""
+        return await self._get("/v1/wal/end", WalEnd, deadline_ms)
+
+    async def wal_hash(
+        self, timeline: int, start_lsn: int, end_lsn: int, *, deadline_ms: int = _WAL_MS
+    ) -> WalHash | None:
+        """The hash of the WAL bytes in [start, end) of a timeline's history; None when it no longer has them."""
+        path = f"/v1/wal/hash?timeline={timeline}&start={start_lsn}&end={end_lsn}"
+        status, body = await get_bytes(self._session, self._url + path, deadline_ms=deadline_ms)
+        if status == 404:
+            return None
+        return self._checked(status, body, path, WalHash)
+
+    async def history(self, *, deadline_ms: int = _ACT_MS) -> History:
+        """Its timeline and where the earlier ones were left."""
+        return await self._get("/v1/history", History, deadline_ms)
+
+    async def pause_replay(self) -> None:
+        """Pause replay for the growth proof: returns once it stands still; lifted by itself after a second."""
+        self._checked(*await self._post("/v1/replay/pause", {}, _PAUSE_MS), "/v1/replay/pause", dict[str, bool])
+
+    async def resume_replay(self) -> None:
+        """Lift the pause."""
+        self._checked(*await self._post("/v1/replay/resume", {}, _PAUSE_MS), "/v1/replay/resume", dict[str, bool])
+
+    async def _get(self, path: str, type_: type[T], deadline_ms: int) -> T:
+        status, body = await get_bytes(self._session, self._url + path, deadline_ms=deadline_ms)
+        return self._checked(status, body, path, type_)
+
+    async def _post(self, path: str, value: object, deadline_ms: int) -> tuple[int, bytes]:
+        return await post_json(self._session, self._url + path, value, token=self._token, deadline_ms=deadline_ms)
+
+    def _checked(self, status: int, body: bytes, path: str, type_: type[T]) -> T:
+        if status != 200:
+            sentence = f"{self._url}{path} answered {status}: {body[:200].decode(errors='replace')}"
+            raise WireError(sentence, "error")
+        return _decoded(body, type_, self._url)
+
+
+def _decoded(body: bytes, type_: type[T], url: str) -> T:
+    try:
+        return msgspec.json.decode(body, type=type_)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise WireError(f"{url} answered what an agent does not answer: {error}", "error") from error
