@@ -156,6 +156,7 @@ class Agent:
         self.publisher.close()
         if self._log_tail is not None:
             self._log_tail.close()
+        self.runner.close()
         for task in (*self._loops, *self._looks):
             task.cancel()
         self.supervisor.close()
@@ -227,7 +228,8 @@ class Agent:
         bad: object = None
 
         def done(_: DiskResult) -> None:
-            loop.call_soon_threadsafe(ended.set)
+            with contextlib.suppress(RuntimeError):  # a probe that hung longer than this agent lived
+                loop.call_soon_threadsafe(ended.set)
 
         while True:
             ended.clear()

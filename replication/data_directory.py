@@ -29,10 +29,12 @@ def inspect(node: Node) -> DataDirectory:
         return DataDirectory.FOREIGN
     if not entries:
         return DataDirectory.EMPTY
-    version = _read_version(node.data_dir)
-    if building(node) is not None or (version is not None and not (node.data_dir / "global/pg_control").exists()):
+    if building(node) is not None:
         return DataDirectory.HALF_BUILT
-    return DataDirectory.PRESENT if version == str(node.installation.version[0]) else DataDirectory.FOREIGN
+    if _read_version(node.data_dir) != str(node.installation.version[0]):
+        return DataDirectory.FOREIGN
+    whole = (node.data_dir / "global/pg_control").exists()
+    return DataDirectory.PRESENT if whole else DataDirectory.HALF_BUILT
 
 
 def foreign_sentence(node: Node) -> str | None:

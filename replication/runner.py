@@ -97,6 +97,11 @@ class Runner:
             self._task = self._tasks.create_task(self._run(action))
         return None
 
+    def close(self) -> None:
+        """Cancel what runs; the next agent reports it as interrupted."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def cancel(self) -> None:
         """End what runs, at the agent's own end."""
         if self._task is not None and not self._task.done():

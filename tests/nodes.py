@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,6 +38,21 @@ ACTION_DEADLINE_S = 60.0
 _SMALL = {"shared_buffers": "16MB", "max_wal_size": "256MB", "min_wal_size": "32MB", "wal_keep_size": "32MB"}
 
 
+_SECRETS = {name: secrets.token_hex(32) for name in ("token", "superuser", "replication", "server")}
+_SCRATCH = tempfile.TemporaryDirectory(prefix="locum-templates-")
+
+
+def _template_of(agent: Agent) -> Path:
+    """Where this run's ready-made cluster of a PostgreSQL version lies."""
+    return Path(_SCRATCH.name, agent.node.installation.version_text)
+
+
+def _keep_template(data_dir: Path, template: Path) -> None:
+    half = template.with_suffix(".half")
+    shutil.copytree(data_dir, half, symlinks=True)
+    half.rename(template)
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as probe:
@@ -49,9 +66,8 @@ def make_settings(
     """Settings of agents that know each other, with secrets and a small schema under `root`."""
     folder = root / "secrets"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ("token", "superuser", "replication", "server"):
-        if not (folder / name).exists():
-            write_private(folder / name, secrets.token_hex(32) + "\n")
+    for name, text in _SECRETS.items():
+        write_private(folder / name, text + "\n")
     schema = root / "schema.sql"
     schema.write_text(SCHEMA, encoding="utf-8")
     ports = {name: (free_port(), free_port()) for name in names}
@@ -165,16 +181,33 @@ class NodeUnderTest:
             assert time.monotonic() < end, report
             await asyncio.sleep(0.01)
 
-    async def first_start(self, *, stage: Stage = Stage.OPEN) -> str:
-        """initdb, closed start, schema, open: the incarnation."""
-        await self.act(actions.InitDb())
+    async def first_start(self, *, stage: Stage = Stage.OPEN, fresh: bool = False) -> str:
+        """A running primary with the schema: the incarnation. Unless `fresh`, the cluster is a copy of one that was
+        made earlier in this test run; with it, the whole way from initdb is gone."""
+        template = _template_of(self.running)
+        if not fresh and template.exists():
+            await asyncio.to_thread(
+                shutil.copytree, template, self.settings.data_dir, symlinks=True, dirs_exist_ok=True
+            )
+            await self.running.local.look_at_data()
+            await self.running.store.change(schema_applied=True)
+        else:
+            await self._make_cluster()
+            if not fresh:
+                await asyncio.to_thread(_keep_template, self.settings.data_dir, template)
         await self.act(actions.StartPrimary())
         incarnation = (await self.report()).incarnation
         assert incarnation is not None
-        await self.act(actions.ApplySchema(incarnation))
         if stage is not Stage.CLOSED:
             await self.act(actions.SetStage(stage, incarnation))
         return incarnation
+
+    async def _make_cluster(self) -> None:
+        await self.act(actions.InitDb())
+        await self.act(actions.StartPrimary())
+        incarnation = (await self.report()).incarnation or ""
+        await self.act(actions.ApplySchema(incarnation))
+        await self.act(actions.Stop(20_000, incarnation))
 
     async def connect(self, user: str = "postgres", database: str = "locum") -> asyncpg.Connection:
         """Over TCP, as a client from outside."""

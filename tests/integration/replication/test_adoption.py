@@ -87,9 +87,10 @@ async def test_an_interrupted_initdb_leaves_an_empty_directory(node: NodeUnderTe
     assert sent[0] == 202
     await node.wait(lambda report: report.doing is not None)
     await node.end_agent()
+    assert (await asyncio.to_thread(list, node.settings.data_dir.iterdir())) == []
     await node.start_agent()
     assert (await node.report()).data == "empty"
-    await node.first_start()
+    await node.act(actions.InitDb())
 
 
 async def test_a_promotion_that_came_true_without_the_agent_is_taken_up(tmp_path: Path) -> None:
