@@ -12,8 +12,10 @@ from replication.postmaster import clean_environment
 _SAID_CHARS_MAX = 400
 
 
-async def run_tool(command: list[str], *, deadline_s: float, warnings: bool = False) -> bytes:
-    """Standard output of a tool that ended with 0; with `warnings` its standard error in the same stream.
+async def run_tool(
+    command: list[str], *, deadline_s: float, warnings: bool = False, codes: tuple[int, ...] = (0,)
+) -> bytes:
+    """Standard output of a tool that ended with one of `codes`; with `warnings` its standard error in the same stream.
 
     Raises ActionFailed: FAILED with the tool's last words, DEADLINE when it was killed because it took too long.
     Cancelling kills the tool too.
@@ -37,7 +39,7 @@ async def run_tool(command: list[str], *, deadline_s: float, warnings: bool = Fa
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-    if process.returncode != 0:
+    if process.returncode not in codes:
         said = " ".join((errors or output).decode(errors="replace").split())[-_SAID_CHARS_MAX:]
         raise ActionFailed(Reason.FAILED, f"{name} failed with code {process.returncode}: {said}")
     return output

@@ -1,0 +1,110 @@
+"""Where the WAL of a stopped node ends: the last complete record, as pg_waldump reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import msgspec
+
+from replication.control_file import ControlData, read_control
+from replication.errors import ActionFailed, WalUnavailable
+from replication.history import Timeline, newest_timeline
+from replication.model import WAL_SEGMENT_BYTES, Reason, format_lsn, parse_lsn
+from replication.node import Node
+from replication.tools import run_tool
+from replication.wal_files import contiguous_end, segment_start
+
+_PAGE_BYTES = 8192
+_SHORT_HEADER_BYTES = 24
+_LONG_HEADER_BYTES = 40
+_DEADLINE_S = 60.0
+_STOPPED_AT = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+):")
+_RECORD = re.compile(
+    r"^rmgr: (\S+)\s+len \(rec/tot\):\s*\d+/\s*(\d+),.*? lsn: ([0-9A-F]+/[0-9A-F]+),.*? desc: (\S*)", re.M
+)
+
+
+class StoppedWal(msgspec.Struct, frozen=True):
+    """The WAL of a stopped node: LSNs as integers, `end_lsn` right behind the last complete record."""
+
+    end_lsn: int
+    last_record_lsn: int
+    history: Timeline
+    control: ControlData
+
+    @property
+    def timeline(self) -> int:
+        """The timeline on which the last record lies."""
+        return self.history.timeline
+
+
+async def read_stopped_wal(node: Node) -> StoppedWal:
+    """Read the local, stopped node's WAL from its last checkpoint's REDO on.
+
+    Raises ActionFailed(FAILED): no record can be read there, or pg_control cannot.
+    """
+    control = await read_control(node)
+    pg_wal = node.data_dir / "pg_wal"
+    try:
+        history = await asyncio.to_thread(newest_timeline, pg_wal, control.timeline, control.checkpoint_lsn)
+        # A timeline's files begin with its fork: what lies before it is read from there too, being a copy.
+        start = max(control.redo_lsn, history.begins(history.timeline))
+        stop = await asyncio.to_thread(contiguous_end, pg_wal, history, start)
+    except (WalUnavailable, OSError, ValueError) as error:
+        raise ActionFailed(Reason.FAILED, f"the WAL of node {node.name} cannot be read: {error}") from error
+    last = await _last_record(node, pg_wal, history.timeline, start, stop)
+    return StoppedWal(record_end(*last), last[0], history, control)
+
+
+async def _last_record(node: Node, pg_wal: Path, timeline: int, start: int, stop: int) -> tuple[int, int, str]:
+    """(LSN, total bytes, name) of the last complete record in [start, stop).
+
+    pg_waldump retries for 5 s on a missing segment, so it is told where the files end. Quiet, it says on which record it
+    stopped; having come to `stop` it says nothing, and the last segment is printed.
+    """
+    said = await _waldump(node, pg_wal, timeline, start, stop, "--quiet")
+    found = _STOPPED_AT.search(said)
+    if found is not None and parse_lsn(found[1]) >= start:
+        printed = await _waldump(node, pg_wal, timeline, parse_lsn(found[1]), stop, "--limit=1")
+    elif found is None and "error" not in said:
+        printed = await _waldump(node, pg_wal, timeline, max(start, segment_start(stop - 1)), stop)
+    else:
+        raise ActionFailed(Reason.FAILED, f"no WAL record can be read at {format_lsn(start)}: {said.strip()[-300:]}")
+    records = _RECORD.findall(printed)
+    if not records:
+        raise ActionFailed(Reason.FAILED, f"pg_waldump printed no record: {printed.strip()[-300:]}")
+    name, total, lsn, what = records[-1]
+    return parse_lsn(lsn), int(total), f"{name} {what}"
+
+
+async def _waldump(node: Node, pg_wal: Path, timeline: int, start: int, stop: int, *more: str) -> str:
+    command = node.installation.command(
+        "pg_waldump",
+        f"--path={pg_wal}",
+        f"--timeline={timeline}",
+        f"--start={format_lsn(start)}",
+        f"--end={format_lsn(stop)}",
+        *more,
+    )
+    # It ends with 1 at the end of the WAL, which is no failure here: what it says tells them apart.
+    output = await run_tool(command, deadline_s=_DEADLINE_S, warnings=True, codes=(0, 1))
+    return output.decode(errors="replace")
+
+
+def record_end(start: int, total_bytes: int, what: str) -> int:
+    """Right behind a record: page headers counted in, aligned to 8 (src/backend/access/transam/xlogreader.c).
+
+    A switch record (`XLOG SWITCH`) fills the rest of its segment.
+    """
+    if what == "XLOG SWITCH":
+        return segment_start(start) + WAL_SEGMENT_BYTES
+    position, left = start, total_bytes
+    while True:
+        room = _PAGE_BYTES - position % _PAGE_BYTES
+        if left <= room:
+            return (position + left + 7) & ~7
+        left -= room
+        position += room
+        position += _LONG_HEADER_BYTES if position % WAL_SEGMENT_BYTES == 0 else _SHORT_HEADER_BYTES
