@@ -37,3 +37,13 @@ def connecting(*, every_ms: int = 10, deadline_ms: int = 5_000) -> AsyncRetrying
 
 def _is_false(result: bool) -> bool:
     return not result
+
+
+def replay_conflicts(*, every_ms: int = 500, deadline_ms: int = 60_000) -> AsyncRetrying:
+    """Run a standby's query again when replay had to cancel it (PostgreSQL documentation, section 26.4.2)."""
+    return AsyncRetrying(
+        wait=wait_fixed(every_ms / 1000),
+        stop=stop_after_delay(deadline_ms / 1000),
+        retry=retry_if_exception_type(asyncpg.SerializationError),
+        reraise=True,
+    )
