@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 FAILING = {
-    "test_the_agent_as_a_process_sigkill_leaves_postgres_sigterm_stops_it": "the agent ended by SIGTERM itself (-15), not 0",
     "test_a_killed_primary_is_known_to_both_agents_and_the_standby_is_promoted": (
         "on PostgreSQL 15 the SQL probe's connection was used twice at once"
     ),

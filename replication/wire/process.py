@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 import structlog
 import uvloop
@@ -17,6 +18,7 @@ from replication.wire import log
 from replication.wire.errors import PortOccupied, SecretError
 
 _log = structlog.get_logger()
+_signal: ContextVar[asyncio.Future[signal.Signals] | None] = ContextVar("signal", default=None)
 
 
 @asynccontextmanager
@@ -38,7 +40,15 @@ async def listening(app: web.Application, host: str, port: int, *, shutdown_ms: 
 
 
 async def until_signal() -> signal.Signals:
-    """Wait for SIGTERM or SIGINT, and return which."""
+    """Wait for SIGTERM or SIGINT, and return which.
+
+    Under `run` a signal counts from the very start, and a second one changes nothing: a process that is told to stop
+    while it starts stops in order, and so does one that is told twice.
+    """
+    return await asyncio.shield(_signal.get() or _listen_for_signals())
+
+
+def _listen_for_signals() -> asyncio.Future[signal.Signals]:
     loop = asyncio.get_running_loop()
     came: asyncio.Future[signal.Signals] = loop.create_future()
 
@@ -48,11 +58,7 @@ async def until_signal() -> signal.Signals:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, note, number)
-    try:
-        return await came
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+    return came
 
 
 def run(main: Callable[[], Awaitable[int]], process: str, *, expected: tuple[type[Exception], ...] = ()) -> int:
@@ -64,6 +70,7 @@ def run(main: Callable[[], Awaitable[int]], process: str, *, expected: tuple[typ
     log.configure(process)
 
     async def guarded() -> int:
+        _signal.set(_listen_for_signals())
         return await main()
 
     known: tuple[type[Exception], ...] = (PortOccupied, SecretError, *expected)

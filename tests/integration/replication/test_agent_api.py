@@ -16,6 +16,7 @@ import pytest
 from replication import actions
 from replication.actions import Refusal
 from replication.model import NodeReport, Postmaster
+from replication.proc import alive, parse_process_id
 from replication.wire.errors import WireError
 from replication.wire.http import get_bytes, new_session
 from replication.wire.sse import subscribe
@@ -129,13 +130,12 @@ async def test_the_agent_as_a_process_sigkill_leaves_postgres_sigterm_stops_it(
         assert (await wait_for_agent(node.url)).incarnation == incarnation
         process.kill()
         await asyncio.to_thread(process.wait)
-        os.kill(int(incarnation.split(":")[0]), 0)
+        assert alive(parse_process_id(incarnation))
         process = await asyncio.to_thread(start_process, path)
         await wait_for_agent(node.url)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 20) == 0
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(incarnation.split(":")[0]), 0)
+        assert not alive(parse_process_id(incarnation))
     finally:
         if process.poll() is None:
             process.kill()
