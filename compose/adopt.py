@@ -12,7 +12,8 @@ import msgspec
 
 from compose.errors import UpRefused
 from compose.layout import NODES, Layout
-from compose.proc import ProcessId, command_lines, end, identify, is_alive
+from compose.proc import command_lines, end
+from replication.proc import ProcessId, alive, identify
 from replication.wire.secrets import write_private
 
 PROCESSES = ("controller", "server", *(f"agent-{node}" for node in NODES))
@@ -39,7 +40,7 @@ def leftovers(layout: Layout) -> list[tuple[str, ProcessId]]:
         marks = {child_mark(name, layout.settings(name))}
         pids = {pid for pid, vector in vectors.items() if tuple(vector[-3:]) in marks}
         candidates = {process for pid in pids if (process := identify(pid))}
-        if (old := recorded.get(name)) is not None and is_alive(old):
+        if (old := recorded.get(name)) is not None and alive(old):
             candidates.add(old)
         found += [(name, process) for process in sorted(candidates, key=lambda process: process.pid)]
     return found

@@ -1,4 +1,4 @@
-"""Processes by pid and start time: a pid alone may belong to somebody else by now (proc(5), /proc/PID/stat)."""
+"""Ending processes by pid and start time: a pid alone may belong to somebody else by now."""
 
 from __future__ import annotations
 
@@ -8,29 +8,7 @@ import select
 import signal
 from pathlib import Path
 
-import msgspec
-
-
-class ProcessId(msgspec.Struct, frozen=True):
-    """One process for all time: `start` is field 22 of /proc/PID/stat, in clock ticks since boot."""
-
-    pid: int
-    start: int
-
-
-def identify(pid: int) -> ProcessId | None:
-    """The process that has this pid now; None when there is none, or only a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else ProcessId(pid, int(fields[19]))
-
-
-def is_alive(process: ProcessId) -> bool:
-    """Whether exactly this process still runs."""
-    return identify(process.pid) == process
+from replication.proc import ProcessId, alive
 
 
 def end(process: ProcessId, *, patience_ms: int) -> bool:
@@ -44,7 +22,7 @@ def end(process: ProcessId, *, patience_ms: int) -> bool:
     except ProcessLookupError:
         return False
     try:
-        if not is_alive(process):
+        if not alive(process):
             return False
         if patience_ms:
             _send(descriptor, signal.SIGTERM)

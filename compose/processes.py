@@ -21,7 +21,7 @@ import structlog
 import compose
 from compose.adopt import child_mark
 from compose.errors import ChildFailed
-from compose.proc import ProcessId, identify
+from replication.proc import ProcessId, identify
 
 _log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ import msgspec
 
 from compose.credentials import superuser_dsn
 from compose.layout import NODES, Layout, Ports
-from compose.proc import ProcessId
+from replication.proc import ProcessId
 from replication.wire.secrets import write_private
 
 

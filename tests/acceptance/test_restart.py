@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from compose.proc import identify, is_alive
+from replication.proc import alive, identify
 from tests.acceptance import fhir
 from tests.acceptance.checker import check
 from tests.acceptance.cluster import Cluster, running
@@ -39,7 +39,7 @@ async def test_ctrl_c_stops_everything_and_up_goes_on_with_the_same_primary(tmp_
         everything += [identify(cluster.postmaster(node)) for node in view["nodes"]]
         assert all(everything)
         assert await cluster.interrupt() == 0, cluster.tell()
-        assert not [process for process in everything if process is not None and is_alive(process)]
+        assert not [process for process in everything if process is not None and alive(process)]
         assert not cluster.ready_file.exists()
 
         await cluster.start()

@@ -18,8 +18,9 @@ from compose.adopt import end_leftovers, leftovers, record
 from compose.checks import all_or_nothing, exclusive
 from compose.errors import ChildFailed, UpRefused
 from compose.layout import Layout
-from compose.proc import ProcessId, end, identify, is_alive
+from compose.proc import end
 from compose.processes import Child
+from replication.proc import ProcessId, alive, identify
 
 SLEEPER = "import time; time.sleep(600)"
 IGNORE = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); "
@@ -57,9 +58,9 @@ async def until(condition: object, deadline_s: float = 20) -> None:
 def test_a_pid_with_another_start_time_is_not_touched(sleeper: subprocess.Popen[bytes]) -> None:
     process = identify(sleeper.pid)
     assert process is not None
-    impostor = ProcessId(process.pid, process.start - 1)
+    impostor = ProcessId(process.pid, process.started - 1)
     assert end(impostor, patience_ms=0) is False
-    assert is_alive(process)
+    assert alive(process)
     assert end(process, patience_ms=2_000) is True
     assert identify(sleeper.pid) is None
 
@@ -118,7 +119,7 @@ async def test_a_child_that_dies_is_started_again_at_once(monkeypatch: pytest.Mo
     assert starts[1] != starts[0]
     assert await child.stop(patience_ms=10_000) is True
     await keeping
-    assert not any(is_alive(process) for process in starts if process is not None)
+    assert not any(alive(process) for process in starts if process is not None)
 
 
 async def test_a_child_that_never_starts_fails_up_with_its_last_words(
