@@ -26,11 +26,13 @@ from replication.model import Postmaster, Role, Stage
 from replication.node import Node, make_node
 from replication.probes.disk import DiskProbe, DiskResult
 from replication.probes.sql import SqlProbe
+from replication.promotion import WARM_UP
 from replication.publisher import Publisher
 from replication.replay_pause import ReplayPause
 from replication.runner import Runner
 from replication.settings import AgentSettings, SettingsError, load
 from replication.settings_file import check_overrides
+from replication.spare import SpareConnection
 from replication.sql_watch import SqlWatch
 from replication.state_dir import StateDir, open_state
 from replication.supervisor import Supervisor
@@ -113,6 +115,7 @@ class Agent:
             session,
             refresh=self.sql.refresh,
             publish=self.publisher.tell,
+            spare=SpareConnection(node, self._is_standby, WARM_UP),
         )
         self.replay_pause = ReplayPause(self.local, self.run_soon)
         self.runner = Runner(self.local, tasks)
@@ -133,6 +136,7 @@ class Agent:
             ("witness", self.witness.run),
             ("heartbeat", self.heartbeat.run),
             ("remember", self._remember),
+            ("spare", self.local.spare.run),
         ):
             self._loops.append(self._tasks.create_task(loop(), name=name))
         if adopted:
@@ -166,6 +170,10 @@ class Agent:
         self._looks |= set(looks)
         for look in looks:
             look.add_done_callback(self._looks.discard)
+
+    def _is_standby(self) -> bool:
+        facts = self.memory.sql.facts
+        return self.supervisor.postmaster is Postmaster.RUNNING and facts is not None and facts.in_recovery
 
     def run_soon(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start a task that ends with the agent."""

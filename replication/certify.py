@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import asyncpg
 
 from replication.actions import Certify
-from replication.errors import ActionFailed
+from replication.errors import SQL_ERRORS, ActionFailed
 from replication.model import Certificate, Reason
 from replication.node import DATABASE, Node
-from replication.retries import CONNECT_ERRORS, replay_conflicts
+from replication.retries import replay_conflicts
 from replication.sql_write import bounded
 
 CHECKS = ("basebackup checksums", "amcheck bt_index_check heapallindexed", "amcheck verify_heapam")
@@ -40,14 +40,14 @@ async def certify(node: Node, op: Certify, timeline: int) -> Certificate:
     """
     try:
         connection = await node.connect(database=DATABASE, application_name="locum_certify")
-    except CONNECT_ERRORS as error:
+    except SQL_ERRORS as error:
         raise ActionFailed(Reason.FAILED, f"cannot connect to database {DATABASE}: {error!r}") from error
     try:
         work = _check_all(connection)
         redo_lsn, pages = await bounded(
             connection, work, deadline_s=_DEADLINE_S, what="the check of the booking tables"
         )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except SQL_ERRORS as error:
         raise ActionFailed(Reason.FAILED, f"the check broke off: {error}") from error
     finally:
         connection.terminate()

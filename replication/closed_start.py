@@ -8,14 +8,17 @@ import asyncio
 import asyncpg
 
 from replication.client import AgentClient, History, WalEnd
-from replication.errors import ActionFailed, WalUnavailable
+from replication.errors import SQL_ERRORS, ActionFailed, WalUnavailable
 from replication.model import Comparison, Reason, WalComparison, format_lsn
 from replication.node import DATABASE, ROLE_SERVER, Node
+from replication.retries import until
 from replication.wal_end import StoppedWal, read_stopped_wal
 from replication.wal_files import hash_range, segment_start
 from replication.wire.errors import WireError
 
 _CONNECT_DEADLINE_S = 5.0
+_FLUSHED_DEADLINE_MS = 1_000
+_FLUSHED_POLL_MS = 50
 
 
 async def compare_wal(node: Node, client: AgentClient, peer_name: str, revision: int) -> WalComparison:
@@ -78,17 +81,10 @@ async def prove_history(node: Node, client: AgentClient, upstream_name: str) -> 
     """
     own = await read_stopped_wal(node)
     try:
-        report = await client.observe()
-        if report.system_identifier != own.control.system_identifier:
-            raise _differs(f"{upstream_name} is another cluster ({report.system_identifier})")
+        await _check_primary(client, own, upstream_name)
         history = await client.history()
         _check_fork(own, history, upstream_name)
-        if report.flush_lsn is not None and own.end_lsn > report.flush_lsn:
-            raise ActionFailed(
-                Reason.AHEAD,
-                f"its WAL ends at {format_lsn(own.end_lsn)}, above {format_lsn(report.flush_lsn)}, "
-                f"which is all that {upstream_name} has flushed",
-            )
+        await _check_not_ahead(client, own, upstream_name)
         await _check_bytes(node, own, client, upstream_name, history.timeline)
     except WireError as error:
         raise ActionFailed(Reason.CANNOT_ASK, f"{upstream_name} could not be asked for its history: {error}") from error
@@ -108,13 +104,40 @@ async def check_closed(node: Node) -> None:
         )
     except asyncpg.InvalidAuthorizationSpecificationError:
         return
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except SQL_ERRORS as error:
         raise ActionFailed(Reason.NOT_CLOSED, f"the check that it is closed went wrong: {error!r}") from error
     connection.terminate()
     raise ActionFailed(Reason.NOT_CLOSED, "a closed primary has let the server in")
 
 
+async def _check_primary(client: AgentClient, own: StoppedWal, upstream_name: str) -> None:
+    report = await client.observe()
+    if report.in_recovery is not False or report.flush_lsn is None:
+        raise ActionFailed(Reason.CANNOT_ASK, f"{upstream_name} does not run as primary, or does not answer its agent")
+    if report.system_identifier != own.control.system_identifier:
+        raise _differs(f"{upstream_name} is another cluster ({report.system_identifier})")
+
+
+async def _check_not_ahead(client: AgentClient, own: StoppedWal, upstream_name: str) -> None:
+    """A report may be older than the WAL in question: the primary is asked again for a moment."""
+    flush_lsn = 0
+
+    async def reached() -> bool:
+        nonlocal flush_lsn
+        flush_lsn = (await client.observe()).flush_lsn or 0
+        return flush_lsn >= own.end_lsn
+
+    try:
+        await until(reached, every_ms=_FLUSHED_POLL_MS, deadline_ms=_FLUSHED_DEADLINE_MS, sentence="")
+    except ActionFailed as error:
+        sentence = f"its WAL ends at {format_lsn(own.end_lsn)}, above {format_lsn(flush_lsn)}, which is all that "
+        raise ActionFailed(Reason.AHEAD, f"{sentence}{upstream_name} has flushed") from error
+
+
 def _check_fork(own: StoppedWal, history: History, upstream_name: str) -> None:
+    followed = own.history.timeline
+    if followed != history.timeline and str(followed) not in history.forks:
+        raise _differs(f"its timeline {followed} is no part of {upstream_name}'s timeline {history.timeline}")
     if own.timeline == history.timeline:
         return
     fork = history.forks.get(str(own.timeline))
@@ -128,16 +151,16 @@ def _check_fork(own: StoppedWal, history: History, upstream_name: str) -> None:
 
 
 async def _check_bytes(node: Node, own: StoppedWal, client: AgentClient, upstream_name: str, timeline: int) -> None:
-    """From the own REDO segment on where the primary still has it, else the last record alone."""
-    for start in (segment_start(own.control.redo_lsn), own.last_record_lsn):
+    """From the own REDO segment on, which holds a checkpoint and so a time that no other history has; where the primary
+    has recycled that, from a later segment on, down to that of the last record."""
+    lsns = (own.control.redo_lsn, own.control.checkpoint_lsn, own.last_record_lsn)
+    for start in sorted({segment_start(lsn) for lsn in lsns} | {own.last_record_lsn}):
         theirs = await client.wal_hash(timeline, start, own.end_lsn)
         if theirs is None:
             continue
         try:
             ours = await _own_hash(node, own, own.timeline, start, own.end_lsn)
-        except (WalUnavailable, OSError) as error:
-            if start != own.last_record_lsn:
-                continue
+        except (WalUnavailable, OSError, ValueError) as error:
             raise ActionFailed(Reason.FAILED, f"its own WAL cannot be read: {error}") from error
         if theirs.sha256 != ours:
             raise _differs(
@@ -148,7 +171,9 @@ async def _check_bytes(node: Node, own: StoppedWal, client: AgentClient, upstrea
 
 
 async def _own_hash(node: Node, own: StoppedWal, timeline: int, start: int, end: int) -> str:
-    return await asyncio.to_thread(hash_range, node.data_dir / "pg_wal", own.history.up_to(timeline), start, end)
+    return await asyncio.to_thread(
+        hash_range, node.data_dir / "pg_wal", own.history.for_range(timeline, end), start, end
+    )
 
 
 def _differs(sentence: str) -> ActionFailed:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import asyncpg
+
 from replication.model import Reason
+
+SQL_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""How a connection or a statement fails. The last one comes when the server's farewell arrived before its end did."""
 
 
 class ReplicationError(Exception):

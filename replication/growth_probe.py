@@ -12,10 +12,10 @@ import msgspec
 
 from replication.actions import Grow
 from replication.client import AgentClient
-from replication.errors import ActionFailed
+from replication.errors import SQL_ERRORS, ActionFailed
 from replication.model import Growth, Reason
 from replication.node import Node
-from replication.retries import CONNECT_ERRORS, until
+from replication.retries import until
 from replication.sql_write import bounded
 from replication.wire.errors import WireError
 
@@ -37,6 +37,9 @@ _INSERT_LSN = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
 
 class _NotProved(Exception):
     """Some step showed that commits may not wait."""
+
+
+_EXPECTED: tuple[type[Exception], ...] = (_NotProved, ActionFailed, WireError, *SQL_ERRORS)
 
 
 async def prove_growth(node: Node, client: AgentClient, op: Grow, revision: int) -> Growth:
@@ -62,7 +65,7 @@ async def prove_growth(node: Node, client: AgentClient, op: Grow, revision: int)
             insert_lsn = int(await watcher.fetchval(_INSERT_LSN))
             await _wait_for_flush(watcher, op.name, sender, insert_lsn)
             await _check_standby(client, op)
-        except (_NotProved, ActionFailed, WireError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except _EXPECTED as error:
             return _with(growth, sentence=str(error) or type(error).__name__)
     took_ms = (time.monotonic() - began) * 1000
     return _with(
@@ -145,7 +148,7 @@ async def _check_standby(client: AgentClient, op: Grow) -> None:
 async def _connection(node: Node) -> AsyncIterator[asyncpg.Connection]:
     try:
         connection = await node.connect()
-    except CONNECT_ERRORS as error:
+    except SQL_ERRORS as error:
         raise ActionFailed(Reason.FAILED, f"cannot connect to the primary: {error!r}") from error
     try:
         yield connection

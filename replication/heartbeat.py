@@ -12,9 +12,9 @@ import contextlib
 import asyncpg
 import structlog
 
+from replication.errors import SQL_ERRORS
 from replication.memory import Memory, clock_ms
 from replication.model import Postmaster, Role, Stage
-from replication.retries import CONNECT_ERRORS
 from replication.state_dir import StateDir
 from replication.supervisor import Supervisor
 
@@ -63,10 +63,10 @@ class Heartbeat:
                 await asyncio.shield(beat)
             except asyncio.CancelledError:
                 self._drop()
-                with contextlib.suppress(*CONNECT_ERRORS):
+                with contextlib.suppress(*SQL_ERRORS):
                     await beat
                 raise
-        except CONNECT_ERRORS as error:
+        except SQL_ERRORS as error:
             _log.info("agent.heartbeat_failed", error=repr(error))
             self._drop()
             return

@@ -14,12 +14,13 @@ import msgspec
 from replication import data_directory
 from replication.client import AgentClient
 from replication.control_file import read_control
-from replication.errors import ActionFailed
+from replication.errors import SQL_ERRORS, ActionFailed
 from replication.memory import Memory
 from replication.model import DataDirectory, Reason, Role, Stage
 from replication.node import Node
-from replication.retries import CONNECT_ERRORS, connecting, until
+from replication.retries import connecting, until
 from replication.settings_file import CONF, HBA, IDENT, Written, render_conf, render_hba, render_passfile
+from replication.spare import SpareConnection
 from replication.state_dir import AgentState, StateDir
 from replication.supervisor import Supervisor
 from replication.wire.secrets import write_private
@@ -48,6 +49,7 @@ class LocalNode:
         *,
         refresh: Callable[[], Awaitable[None]],
         publish: Callable[[str], None],
+        spare: SpareConnection,
     ) -> None:
         self.node = node
         self.store = store
@@ -55,6 +57,7 @@ class LocalNode:
         self.memory = memory
         self.refresh = refresh
         self.publish = publish
+        self.spare = spare
         self._session = session
         self._token = node.secret("token")
 
@@ -102,11 +105,11 @@ class LocalNode:
         """A superuser connection for one action, dropped at the end. Raises ActionFailed(FAILED)."""
         try:
             connection: asyncpg.Connection = await connecting()(self.node.connect, database=database)
-        except CONNECT_ERRORS as error:
+        except SQL_ERRORS as error:
             raise ActionFailed(Reason.FAILED, f"cannot connect to PostgreSQL: {error!r}") from error
         try:
             yield connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except SQL_ERRORS as error:
             raise ActionFailed(Reason.FAILED, f"PostgreSQL said: {error}") from error
         finally:
             connection.terminate()

@@ -12,8 +12,6 @@ from pathlib import Path
 from replication.errors import ReplicationError
 from replication.proc import ProcessId, alive, identify
 
-_OUTPUT_BYTES_MAX = 4 * 1024 * 1024
-
 
 class PostmasterProcess:
     """A live postmaster, or one that has ended: then `exited` holds the sentence that says how."""
@@ -104,9 +102,7 @@ def exit_sentence(code: int | None) -> str:
 
 
 def _popen(command: list[str], output: Path) -> subprocess.Popen[bytes]:
-    if output.exists() and output.stat().st_size > _OUTPUT_BYTES_MAX:
-        output.unlink()
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         return subprocess.Popen(
             command,

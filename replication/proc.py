@@ -89,7 +89,11 @@ def find_postmaster(directory: str) -> ProcessId | None:
 
 def children_titled(parent: ProcessId, word: str) -> list[int]:
     """Children of a postmaster whose process title has this word (`startup`, `walreceiver`): set_ps_display."""
-    children = [pid for pid, stat in all_stats().items() if stat.parent == parent.pid and not stat.dead]
+    try:
+        listed = Path("/proc", str(parent.pid), "task", str(parent.pid), "children").read_text(encoding="ascii").split()
+        children = [int(pid) for pid in listed]
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        children = [pid for pid, stat in all_stats().items() if stat.parent == parent.pid]
     return [pid for pid in children if word in _title(pid).split()]
 
 

@@ -10,11 +10,10 @@ import asyncpg
 import structlog
 
 from replication.actions import Promote
-from replication.errors import ActionFailed
-from replication.history import read_timeline
+from replication.errors import SQL_ERRORS, ActionFailed
 from replication.model import Reason
 from replication.node import Node
-from replication.retries import CONNECT_ERRORS, until
+from replication.retries import until
 
 _log = structlog.get_logger()
 
@@ -30,12 +29,22 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
   AND NOT (usename = 'postgres' AND application_name LIKE 'locum\_%')
 """
-_RECOVERING = "SELECT pg_is_in_recovery()"
-_TIMELINE = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int"
+_PROMOTED = """
+SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int AS timeline,
+       (pg_last_wal_replay_lsn() - '0/0')::bigint AS fork_lsn
+WHERE NOT pg_is_in_recovery()
+"""
+WARM_UP = (_RESUME, _END_RECEIVER, _PROMOTE, _END_CLIENTS, _PROMOTED)
+"""What a connection that is kept ready for a promotion should have parsed before."""
 
 
-async def promote(node: Node, op: Promote, clear_upstream: Callable[[], Awaitable[None]]) -> tuple[int, int]:
-    """Promote the local, running standby: (new timeline, LSN of the switch to it).
+async def promote(
+    node: Node,
+    op: Promote,
+    clear_upstream: Callable[[], Awaitable[None]],
+    connection: asyncpg.Connection | None = None,
+) -> tuple[int, int]:
+    """Promote the local, running standby: (new timeline, LSN of the switch to it). `connection` is used up.
 
     `clear_upstream` writes settings without an upstream and has them read. From the moment the walreceiver is gone the
     old primary can acknowledge nothing; one that comes back is ended again until recovery is over. The standby's client
@@ -44,25 +53,25 @@ async def promote(node: Node, op: Promote, clear_upstream: Callable[[], Awaitabl
     """
     del op
     try:
-        connection = await node.connect(application_name="locum_promote")
-    except CONNECT_ERRORS as error:
+        connection = connection or await node.connect(application_name="locum_promote")
+    except SQL_ERRORS as error:
         raise ActionFailed(Reason.FAILED, f"cannot connect to the standby: {error!r}") from error
     try:
-        if await connection.fetchval(_RECOVERING):
-            await _end_recovery(connection, clear_upstream)
-        timeline = int(await connection.fetchval(_TIMELINE))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        promoted = await connection.fetchrow(_PROMOTED) or await _end_recovery(connection, clear_upstream)
+    except SQL_ERRORS as error:
         raise ActionFailed(Reason.FAILED, f"the promotion broke off: {error!r}") from error
     finally:
         connection.terminate()
-    history = await asyncio.to_thread(read_timeline, node.data_dir / "pg_wal", timeline)
-    return timeline, history.begins(timeline)
+    # The last record that was replayed ends where the new timeline begins; the value stays after recovery.
+    return promoted["timeline"], promoted["fork_lsn"]
 
 
-async def _end_recovery(connection: asyncpg.Connection, clear_upstream: Callable[[], Awaitable[None]]) -> None:
+async def _end_recovery(
+    connection: asyncpg.Connection, clear_upstream: Callable[[], Awaitable[None]]
+) -> asyncpg.Record:
     began = time.monotonic()
-    await connection.execute(_RESUME)
-    await clear_upstream()
+    promoted: asyncpg.Record | None = None
+    await asyncio.gather(connection.fetchval(_RESUME), clear_upstream())
 
     async def receiver_is_gone() -> bool:
         return not await connection.fetchval(_END_RECEIVER)
@@ -70,14 +79,15 @@ async def _end_recovery(connection: asyncpg.Connection, clear_upstream: Callable
     sentence = "the walreceiver does not end"
     await until(receiver_is_gone, every_ms=_POLL_MS, deadline_ms=_RECEIVER_DEADLINE_MS, sentence=sentence)
     receiver_gone = time.monotonic()
-    await connection.execute(_PROMOTE)
-    await connection.execute(_END_CLIENTS)
+    await connection.fetchval(_PROMOTE)
+    await connection.fetchval(_END_CLIENTS)
 
     async def out_of_recovery() -> bool:
-        if not await connection.fetchval(_RECOVERING):
-            return True
-        await connection.execute(_END_RECEIVER)
-        return False
+        nonlocal promoted
+        promoted = await connection.fetchrow(_PROMOTED)
+        if promoted is None:
+            await connection.fetchval(_END_RECEIVER)
+        return promoted is not None
 
     sentence = "the standby has not left recovery; the promotion is still pending"
     await until(out_of_recovery, every_ms=_POLL_MS, deadline_ms=_DEADLINE_MS, sentence=sentence)
@@ -86,3 +96,4 @@ async def _end_recovery(connection: asyncpg.Connection, clear_upstream: Callable
         receiver_gone_ms=round((receiver_gone - began) * 1000, 1),
         took_ms=round((time.monotonic() - began) * 1000, 1),
     )
+    return promoted

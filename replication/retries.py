@@ -7,11 +7,8 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
-from replication.errors import ActionFailed
+from replication.errors import SQL_ERRORS, ActionFailed
 from replication.model import Reason
-
-CONNECT_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""How a connection to a starting, stopping or dead server fails."""
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, every_ms: int, deadline_ms: int, sentence: str) -> None:
@@ -30,7 +27,7 @@ def connecting(*, every_ms: int = 10, deadline_ms: int = 5_000) -> AsyncRetrying
     return AsyncRetrying(
         wait=wait_fixed(every_ms / 1000),
         stop=stop_after_delay(deadline_ms / 1000),
-        retry=retry_if_exception_type(CONNECT_ERRORS),
+        retry=retry_if_exception_type(SQL_ERRORS),
         reraise=True,
     )
 

@@ -7,14 +7,13 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import asyncpg
 import structlog
 
 from replication import actions
 from replication.acceptance import Refused, Situation, refusal
 from replication.actions import Action, Op, op_name
 from replication.ending import fence_node, stop, unfence
-from replication.errors import ActionFailed, ReplicationError, StateError
+from replication.errors import SQL_ERRORS, ActionFailed, ReplicationError, StateError
 from replication.intent import intent
 from replication.local_node import LocalNode, Outcome
 from replication.memory import clock_ms
@@ -29,10 +28,7 @@ from replication.wire.errors import SecretError, WireError
 
 _log = structlog.get_logger()
 
-_EXPECTED = (
-    ReplicationError, SettingsError, SecretError, WireError,
-    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError,
-)  # fmt: skip
+_EXPECTED: tuple[type[Exception], ...] = (ReplicationError, SettingsError, SecretError, WireError, *SQL_ERRORS)
 _PREEMPTED_WAIT_S = 1.0
 
 _PERFORMERS: dict[type[Any], Callable[[LocalNode, Any, int], Awaitable[Outcome]]] = {

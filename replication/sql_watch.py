@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import asyncpg
 import msgspec
 import structlog
 
-from replication.errors import ReplicationError
+from replication.errors import SQL_ERRORS, ReplicationError
 from replication.memory import Memory, clock_ms
 from replication.model import FaultKind, Postmaster
 from replication.pidfds import ProcessWatch
@@ -17,6 +16,8 @@ from replication.probes.sql import SqlFacts, SqlProbe
 from replication.supervisor import Supervisor
 
 _log = structlog.get_logger()
+
+_PROBE_ERRORS: tuple[type[Exception], ...] = (ReplicationError, *SQL_ERRORS)
 
 
 class SqlWatch:
@@ -29,6 +30,7 @@ class SqlWatch:
         self._supervisor = supervisor
         self._changed = changed
         self._turn = asyncio.Lock()
+        self._regular: SqlFacts | None = None
         self._wake = asyncio.Event()
         self._children = ProcessWatch(self._child_gone)
 
@@ -63,6 +65,7 @@ class SqlWatch:
         """The postmaster is gone."""
         if self._memory.sql.facts is not None:
             self._memory.sql.forget()
+            self._regular = None
             self._children.watch({})
         self._memory.replay_paused_by_probe = False
 
@@ -84,7 +87,7 @@ class SqlWatch:
         sql.began_ms = clock_ms()
         try:
             facts = await self._probe.run()
-        except (ReplicationError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _PROBE_ERRORS as error:
             sql.error = f"{type(error).__name__}: {error}"
             sql.fault = FaultKind.UNRESPONSIVE
         else:
@@ -106,8 +109,8 @@ class SqlWatch:
         if before is None or facts.receive_lsn != before.receive_lsn:
             memory.receive_moved_ms = clock_ms()
         if regular:
-            moved = before is None or facts.replay_lsn != before.replay_lsn
-            memory.replay_moved = moved or facts.replay_lsn is None or facts.replay_lsn >= (facts.receive_lsn or 0)
+            memory.replay_moved = _replay_moved(self._regular, facts)
+            self._regular = facts
         watched = {sender.pid: f"walsender {sender.name}" for sender in facts.walsenders}
         if facts.receiver_pid is not None:
             watched[facts.receiver_pid] = "walreceiver"
@@ -125,6 +128,16 @@ class SqlWatch:
             self._memory.sql.facts = msgspec.structs.replace(facts, walsenders=left)
         self._changed("walreceiver_gone" if what == "walreceiver" else "walsender_gone")
         self.wake()
+
+
+def _replay_moved(before: SqlFacts | None, now: SqlFacts) -> bool:
+    """Whether replay goes on: it has moved since the regular probe before, or has reached all that was received then.
+
+    What has arrived since may lawfully still lie before it: a standby that is a heartbeat behind is not stuck.
+    """
+    if before is None or now.replay_lsn is None or now.replay_lsn != before.replay_lsn:
+        return True
+    return now.replay_lsn >= (before.receive_lsn or 0)
 
 
 def _turned(before: SqlFacts | None, now: SqlFacts) -> bool:

@@ -25,9 +25,9 @@ async def promote_standby(local: LocalNode, op: Promote, revision: int) -> Outco
         # Persisted already with the revision (intent.py): no upstream, and the new term.
         await local.write_settings(revision, durable=False)
         local.supervisor.reload()
-        await asyncio.to_thread(_hang_up_startup, local.supervisor.process)
+        _hang_up_startup(local.supervisor.process)
 
-    timeline, lsn = await promote(local.node, op, clear_upstream)
+    timeline, lsn = await promote(local.node, op, clear_upstream, local.spare.take())
     persisted = asyncio.ensure_future(
         local.store.change(
             configured_role=Role.PRIMARY,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -28,6 +29,7 @@ _log = structlog.get_logger()
 START_LOG = "start.log"
 READY_DEADLINE_MS = 120_000
 _READY_POLL_MS = 5
+_LAST_WORDS_DEADLINE_MS = 1_000
 _STATUS_LINE = 7  # src/include/utils/pidfile.h, LOCK_FILE_LINE_PM_STATUS
 _STATUS_READY = "ready"
 
@@ -114,8 +116,7 @@ class Supervisor:
 
         async def ready() -> bool:
             if not process.running:
-                why = self.last_words or await asyncio.to_thread(_last_fatal, self.node.log_dir / START_LOG)
-                how = process.exited.result()
+                how, why = process.exited.result(), await self._why()
                 raise ActionFailed(Reason.FAILED, f"PostgreSQL did not start ({how}): {why}; see {self.node.log_dir}")
             return await asyncio.to_thread(self._pid_file_status) == _STATUS_READY
 
@@ -201,6 +202,18 @@ class Supervisor:
             self.postmaster = postmaster
             self._changed(f"postmaster_{postmaster}")
 
+    async def _why(self) -> str:
+        """PostgreSQL's last words; its log collector may still be writing them when the postmaster has gone."""
+
+        async def said() -> bool:
+            if self.last_words is None:
+                self.last_words = await asyncio.to_thread(_last_fatal, self.node.log_dir / START_LOG)
+            return self.last_words is not None
+
+        with contextlib.suppress(ActionFailed):
+            await until(said, every_ms=20, deadline_ms=_LAST_WORDS_DEADLINE_MS, sentence="it did not say why")
+        return self.last_words or "it did not say why"
+
     def _pid_file_status(self) -> str:
         try:
             lines = (self.node.data_dir / "postmaster.pid").read_text(encoding="ascii", errors="replace").splitlines()
@@ -209,9 +222,9 @@ class Supervisor:
         return lines[_STATUS_LINE].strip() if len(lines) > _STATUS_LINE else ""
 
 
-def _last_fatal(path: Path) -> str:
+def _last_fatal(path: Path) -> str | None:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
     except OSError:
         lines = []
-    return next((line for line in reversed(lines) if "FATAL" in line or "PANIC" in line), "it did not say why")
+    return next((line for line in reversed(lines) if "FATAL" in line or "PANIC" in line), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncpg
 import msgspec
 
-from replication.errors import ReplicationError
 from replication.model import Receiver, Slot, Walsender
 from replication.node import Node
 from replication.settings_file import parse_names
@@ -100,15 +99,14 @@ class SqlProbe:
         self._connection: asyncpg.Connection | None = None
 
     async def run(self) -> SqlFacts:
-        """One probe, within `probe_deadline_ms`. Raises ActionFailed(DEADLINE), OSError, TimeoutError,
-        asyncpg.PostgresError or asyncpg.InterfaceError."""
+        """One probe, within `probe_deadline_ms`. Raises ActionFailed(DEADLINE) or one of SQL_ERRORS."""
         deadline_s = self._node.settings.probe_deadline_ms / 1000
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._node.connect(application_name="locum_probe", deadline_s=deadline_s)
             work = self._connection.fetchval(_QUERY)
             return decode_facts(await bounded(self._connection, work, deadline_s=deadline_s, what="the SQL probe"))
-        except (ReplicationError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except BaseException:
             self.drop()
             raise
 
