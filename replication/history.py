@@ -34,6 +34,11 @@ class Timeline(msgspec.Struct, frozen=True):
             return True
         return any(ancestor == timeline and lsn <= fork for ancestor, fork in self.forks)
 
+    def for_range(self, timeline: int, end: int) -> Timeline:
+        """The history by which to read WAL of `timeline` that ends at `end`: this one where that WAL is part of it, so
+        that copies made at later forks can be used. Raises ValueError for a timeline that is no member."""
+        return self if self.contains(timeline, end) else self.up_to(timeline)
+
     def up_to(self, timeline: int) -> Timeline:
         """The history of one of its own members. Raises ValueError for another timeline."""
         if timeline == self.timeline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,13 @@ from replication.history import Timeline, newest_timeline
 from replication.model import WAL_SEGMENT_BYTES, Reason, format_lsn, parse_lsn
 from replication.node import Node
 from replication.tools import run_tool
-from replication.wal_files import contiguous_end, segment_start
+from replication.wal_files import contiguous_end, find_segment, segment_name, segment_start
 
 _PAGE_BYTES = 8192
 _SHORT_HEADER_BYTES = 24
 _LONG_HEADER_BYTES = 40
 _DEADLINE_S = 60.0
+_TAIL_CHARS = 64 * 1024
 _STOPPED_AT = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+):")
 _RECORD = re.compile(
     r"^rmgr: (\S+)\s+len \(rec/tot\):\s*\d+/\s*(\d+),.*? lsn: ([0-9A-F]+/[0-9A-F]+),.*? desc: (\S*)", re.M
@@ -27,7 +29,10 @@ _RECORD = re.compile(
 
 
 class StoppedWal(msgspec.Struct, frozen=True):
-    """The WAL of a stopped node: LSNs as integers, `end_lsn` right behind the last complete record."""
+    """The WAL of a stopped node: LSNs as integers, `end_lsn` right behind the last complete record.
+
+    `history` is that of the newest timeline that the node would follow; the last record may lie on an earlier one.
+    """
 
     end_lsn: int
     last_record_lsn: int
@@ -37,44 +42,63 @@ class StoppedWal(msgspec.Struct, frozen=True):
     @property
     def timeline(self) -> int:
         """The timeline on which the last record lies."""
-        return self.history.timeline
+        return self.history.at(self.end_lsn - 1)
 
 
 async def read_stopped_wal(node: Node) -> StoppedWal:
-    """Read the local, stopped node's WAL from its last checkpoint's REDO on.
+    """Read the local, stopped node's WAL from its last checkpoint's REDO on, as recovery would.
 
-    Raises ActionFailed(FAILED): no record can be read there, or pg_control cannot.
+    Raises ActionFailed(FAILED): no record can be read there, it ends before the checkpoint's own record, or pg_control
+    cannot be read.
     """
     control = await read_control(node)
     pg_wal = node.data_dir / "pg_wal"
-    try:
-        history = await asyncio.to_thread(newest_timeline, pg_wal, control.timeline, control.checkpoint_lsn)
-        # A timeline's files begin with its fork: what lies before it is read from there too, being a copy.
-        start = max(control.redo_lsn, history.begins(history.timeline))
-        stop = await asyncio.to_thread(contiguous_end, pg_wal, history, start)
-    except (WalUnavailable, OSError, ValueError) as error:
-        raise ActionFailed(Reason.FAILED, f"the WAL of node {node.name} cannot be read: {error}") from error
-    last = await _last_record(node, pg_wal, history.timeline, start, stop)
-    return StoppedWal(record_end(*last), last[0], history, control)
+    with tempfile.TemporaryDirectory(prefix="locum-wal-") as scratch:
+        try:
+            history = await asyncio.to_thread(newest_timeline, pg_wal, control.timeline, control.checkpoint_lsn)
+            stop = await asyncio.to_thread(contiguous_end, pg_wal, history, control.redo_lsn)
+            folder = pg_wal
+            if control.redo_lsn < history.begins(history.timeline):
+                folder = Path(scratch)
+                await asyncio.to_thread(_join_timelines, pg_wal, folder, history, control.redo_lsn, stop)
+        except (WalUnavailable, OSError, ValueError) as error:
+            raise ActionFailed(Reason.FAILED, f"the WAL of node {node.name} cannot be read: {error}") from error
+        lsn, total_bytes, what = await _last_record(node, folder, history.timeline, control.redo_lsn, stop)
+    end_lsn = record_end(lsn, total_bytes, what)
+    if end_lsn <= control.checkpoint_lsn:
+        sentence = (
+            f"its WAL ends at {format_lsn(end_lsn)}, before its checkpoint at {format_lsn(control.checkpoint_lsn)}"
+        )
+        raise ActionFailed(Reason.FAILED, sentence)
+    return StoppedWal(end_lsn, lsn, history, control)
+
+
+def _join_timelines(pg_wal: Path, folder: Path, history: Timeline, start: int, stop: int) -> None:
+    """Links to the segments in [start, stop), all named as of the newest timeline: pg_waldump reads only one."""
+    for position in range(segment_start(start), stop, WAL_SEGMENT_BYTES):
+        name = segment_name(history.timeline, position // WAL_SEGMENT_BYTES)
+        (folder / name).symlink_to(find_segment(pg_wal, history, position).resolve())
 
 
 async def _last_record(node: Node, pg_wal: Path, timeline: int, start: int, stop: int) -> tuple[int, int, str]:
     """(LSN, total bytes, name) of the last complete record in [start, stop).
 
     pg_waldump retries for 5 s on a missing segment, so it is told where the files end. Quiet, it says on which record it
-    stopped; having come to `stop` it says nothing, and the last segment is printed.
+    stopped; having come to `stop` it says nothing, and the last segment in which a record begins is printed.
     """
     said = await _waldump(node, pg_wal, timeline, start, stop, "--quiet")
     found = _STOPPED_AT.search(said)
+    records: list[tuple[str, str, str, str]] = []
     if found is not None and parse_lsn(found[1]) >= start:
-        printed = await _waldump(node, pg_wal, timeline, parse_lsn(found[1]), stop, "--limit=1")
+        records = _RECORD.findall(await _waldump(node, pg_wal, timeline, parse_lsn(found[1]), stop, "--limit=1"))
     elif found is None and "error" not in said:
-        printed = await _waldump(node, pg_wal, timeline, max(start, segment_start(stop - 1)), stop)
-    else:
-        raise ActionFailed(Reason.FAILED, f"no WAL record can be read at {format_lsn(start)}: {said.strip()[-300:]}")
-    records = _RECORD.findall(printed)
+        position = stop
+        while position > start and not records:
+            position = max(start, segment_start(position - 1))
+            printed = await _waldump(node, pg_wal, timeline, position, stop)
+            records = _RECORD.findall(printed[-_TAIL_CHARS:])
     if not records:
-        raise ActionFailed(Reason.FAILED, f"pg_waldump printed no record: {printed.strip()[-300:]}")
+        raise ActionFailed(Reason.FAILED, f"no WAL record can be read at {format_lsn(start)}: {said.strip()[-300:]}")
     name, total, lsn, what = records[-1]
     return parse_lsn(lsn), int(total), f"{name} {what}"
 

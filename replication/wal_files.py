@@ -23,13 +23,13 @@ def hash_range(pg_wal: Path, timeline: Timeline, start: int, end: int) -> str:
     position = start
     while position < end:
         stop = min(end, segment_start(position) + WAL_SEGMENT_BYTES)
-        _feed(digest, find_segment(pg_wal, timeline, position), position, stop)
+        _feed(digest, find_segment(pg_wal, timeline, stop - 1), position, stop)
         position = stop
     return digest.hexdigest()
 
 
 def find_segment(pg_wal: Path, timeline: Timeline, lsn: int) -> Path:
-    """The file that holds the byte at `lsn`. Raises WalUnavailable.
+    """The file that holds the byte at `lsn`, and those before it in its segment. Raises WalUnavailable.
 
     A timeline begins in the middle of a segment, with a copy of what came before: that copy is used first, since the
     older timeline's own file may have been removed.

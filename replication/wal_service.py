@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from replication.client import History, WalEnd, WalHash
 from replication.errors import ActionFailed, WalUnavailable
-from replication.history import Timeline, read_timeline
+from replication.history import Timeline, newest_timeline, read_timeline
 from replication.local_node import LocalNode
 from replication.model import Reason, format_lsn
 from replication.probes.sql import SqlFacts
@@ -14,6 +15,16 @@ from replication.wal_end import read_stopped_wal
 from replication.wal_files import hash_range
 
 _STILL_MS = 100
+_STILL_DEADLINE_MS = 600
+_STILL_POLL_MS = 10
+
+_LIVE = """
+SELECT (pg_last_wal_replay_lsn() - '0/0')::bigint AS replay_lsn,
+  EXISTS (SELECT 1 FROM pg_stat_wal_receiver) AS receiving,
+  pg_get_wal_replay_pause_state() <> 'not paused' AS paused,
+  coalesce((SELECT wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval') FROM pg_stat_activity
+            WHERE backend_type = 'startup'), false) AS waits_for_wal
+"""
 
 
 async def answer_wal_end(local: LocalNode) -> WalEnd:
@@ -24,30 +35,63 @@ async def answer_wal_end(local: LocalNode) -> WalEnd:
     """
     if local.memory.doing is not None and local.memory.doing.op in ("rebuild", "initdb"):
         raise ActionFailed(Reason.WRONG_STATE, f"{local.memory.doing.op} is under way")
-    if not local.supervisor.running:
-        wal = await read_stopped_wal(local.node)
-        return WalEnd(
-            end_lsn=wal.end_lsn,
-            last_record_lsn=wal.last_record_lsn,
-            timeline=wal.timeline,
-            redo_lsn=wal.control.redo_lsn,
-            live=False,
-            incarnation=local.supervisor.incarnation,
-        )
-    before = await _facts(local)
-    await asyncio.sleep(_STILL_MS / 1000)
-    facts = await _facts(local)
-    still = before.replay_lsn == facts.replay_lsn and before.receiver is None and facts.receiver is None
-    if not facts.in_recovery or not still or facts.replay_paused or facts.replay_lsn is None or facts.redo_lsn is None:
-        raise ActionFailed(Reason.WRONG_STATE, "its WAL still moves: only a standby whose replay stands still can tell")
+    if local.supervisor.running:
+        return await _live_end(local)
+    incarnation = local.supervisor.incarnation
+    wal = await read_stopped_wal(local.node)
+    if local.supervisor.running or local.supervisor.incarnation != incarnation:
+        raise ActionFailed(Reason.WRONG_STATE, "it was started while its WAL was read")
     return WalEnd(
-        end_lsn=facts.replay_lsn,
+        end_lsn=wal.end_lsn,
+        last_record_lsn=wal.last_record_lsn,
+        timeline=wal.timeline,
+        redo_lsn=wal.control.redo_lsn,
+        live=False,
+        incarnation=incarnation,
+    )
+
+
+async def _live_end(local: LocalNode) -> WalEnd:
+    facts = await _facts(local)
+    if not facts.in_recovery or facts.redo_lsn is None:
+        raise ActionFailed(Reason.WRONG_STATE, "it runs as primary: its WAL has no end")
+    end_lsn = await _replayed_all(local)
+    try:
+        pg_wal = local.node.data_dir / "pg_wal"
+        history = await asyncio.to_thread(newest_timeline, pg_wal, facts.timeline, facts.redo_lsn)
+    except (OSError, ValueError) as error:
+        raise ActionFailed(Reason.FAILED, f"its timelines cannot be read: {error}") from error
+    return WalEnd(
+        end_lsn=end_lsn,
         last_record_lsn=None,
-        timeline=facts.timeline,
+        timeline=history.at(end_lsn - 1),
         redo_lsn=facts.redo_lsn,
         live=True,
         incarnation=local.supervisor.incarnation,
     )
+
+
+async def _replayed_all(local: LocalNode) -> int:
+    """The replay LSN of a standby that receives nothing and has replayed all that it has.
+
+    That replay stands still is not enough: a query may hold it up. So the startup process must also be seen to wait for
+    more WAL (src/backend/access/transam/xlogrecovery.c, WaitForWALToBecomeAvailable).
+    """
+    async with local.connection() as connection:
+        first = await connection.fetchrow(_LIVE)
+        began = time.monotonic()
+        waited_for_wal = False
+        while True:
+            row = await connection.fetchrow(_LIVE)
+            took_ms = (time.monotonic() - began) * 1000
+            waited_for_wal = waited_for_wal or row["waits_for_wal"]
+            moves = row["receiving"] or row["replay_lsn"] != first["replay_lsn"]
+            if moves or row["paused"] or row["replay_lsn"] is None or took_ms > _STILL_DEADLINE_MS:
+                sentence = "its WAL still moves: only a standby that has replayed all it has can tell where it ends"
+                raise ActionFailed(Reason.WRONG_STATE, sentence)
+            if waited_for_wal and took_ms >= _STILL_MS:
+                return int(row["replay_lsn"])
+            await asyncio.sleep(_STILL_POLL_MS / 1000)
 
 
 async def answer_wal_hash(local: LocalNode, timeline: int, start: int, end: int) -> WalHash:
@@ -59,12 +103,14 @@ async def answer_wal_hash(local: LocalNode, timeline: int, start: int, end: int)
     newest = timeline
     if local.supervisor.running:
         facts = await _facts(local)
-        flush_lsn = facts.receive_lsn or facts.replay_lsn if facts.in_recovery else facts.flush_lsn
+        # After a restart a standby's receive LSN begins again at a segment's start, below what it has replayed.
+        known = (facts.receive_lsn, facts.replay_lsn) if facts.in_recovery else (facts.flush_lsn,)
+        flush_lsn = max((lsn for lsn in known if lsn is not None), default=None)
         newest = max(timeline, facts.timeline)
         if flush_lsn is not None and end > flush_lsn:
             raise WalUnavailable(f"{format_lsn(end)} lies beyond {format_lsn(flush_lsn)}, which is flushed here")
     try:
-        history = (await _history(local, newest)).up_to(timeline)
+        history = (await _history(local, newest)).for_range(timeline, end)
     except ValueError as error:
         raise ActionFailed(Reason.WRONG_STATE, f"this node never was on timeline {timeline}: {error}") from error
     digest = await asyncio.to_thread(hash_range, local.node.data_dir / "pg_wal", history, start, end)
