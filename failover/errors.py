@@ -17,3 +17,16 @@ class StateConflict(StoreError):
 
 class LeaseHeld(StoreError):
     """Another controller holds the leader lease; wait for its end, it is released at its death."""
+
+
+class CommandUnanswered(FailoverError):
+    """The core did not reply to an operator's command by the deadline; whether it was accepted is not known."""
+
+
+class ControllerError(FailoverError):
+    """The controller refused a request: `status` is HTTP's, the sentence says why and what to do."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from failover.core.model import NodeRecord, Policy, State
-from replication.model import FaultKind, NodeReport, Postmaster
+from replication.model import DataDirectory, FaultKind, NodeReport, Postmaster
 
 INTEGRITY_FAULTS = frozenset(
     {
@@ -36,35 +36,43 @@ class Candidacy(Enum):
     DAMAGED = "it carries an unresolved integrity fault"
     NEEDS_REBUILD = "it must be rebuilt first"
     FENCED = "it is fenced"
+    NO_DATA = "it has no data directory of this cluster"
     PAUSED = "its replay is paused"
     STUCK = "its replay does not move"
     BACKLOG = "its replay backlog is above the limit"
     BEHIND = "its WAL ends below what it was seen to confirm"
 
 
-def candidacy(state: State, name: str, report: NodeReport | None, policy: Policy) -> Candidacy:
-    """The first reason against promoting `name`, or PROMOTABLE."""
+def candidacy(
+    state: State, name: str, report: NodeReport | None, policy: Policy, *, accept_damage: bool = False
+) -> Candidacy:
+    """The first reason against promoting `name`, or PROMOTABLE. Damage comes first, so that accepting it hides no
+    other reason."""
     record = state.nodes[name]
     if name == state.primary:
         return Candidacy.IS_PRIMARY
-    if not is_eligible(record):
-        return Candidacy.NOT_ELIGIBLE
-    if record.needs_rebuild or record.quarantined:
-        return Candidacy.NEEDS_REBUILD
     if report is None:
         return Candidacy.SILENT
+    if not has_own_data(state, report):
+        return Candidacy.NO_DATA
+    if report.fence_held or record.fence_held:
+        return Candidacy.FENCED
+    if carries_integrity_fault(record, report) and not accept_damage:
+        return Candidacy.DAMAGED
+    if must_be_rebuilt(record):
+        return Candidacy.NEEDS_REBUILD
+    if not is_eligible(record):
+        return Candidacy.NOT_ELIGIBLE
     return _able(record, report, policy)
 
 
 def _able(record: NodeRecord, report: NodeReport, policy: Policy) -> Candidacy:
-    if report.fenced or report.fence_held or record.fence_held:
+    if report.fenced:
         return Candidacy.FENCED
     if report.postmaster is not Postmaster.RUNNING or report.in_recovery is not True:
         return Candidacy.NOT_RUNNING
     if not is_verified(record, report):
         return Candidacy.UNVERIFIED
-    if carries_integrity_fault(record, report):
-        return Candidacy.DAMAGED
     if report.replay_paused and not report.replay_paused_by_probe:
         return Candidacy.PAUSED
     if not report.replay_moved:
@@ -79,6 +87,25 @@ def _able(record: NodeRecord, report: NodeReport, policy: Policy) -> Candidacy:
 def is_eligible(record: NodeRecord) -> bool:
     """Promoting it loses no acknowledged write (journalled, never inferred)."""
     return record.eligible
+
+
+def must_be_rebuilt(record: NodeRecord) -> bool:
+    """It may rejoin only through a rebuild and a certificate (invariant 5)."""
+    return record.needs_rebuild or record.quarantined
+
+
+def has_own_data(state: State, report: NodeReport) -> bool:
+    """Its data directory is whole and this cluster's."""
+    return report.data is DataDirectory.PRESENT and not is_foreign(state, report)
+
+
+def is_foreign(state: State, report: NodeReport) -> bool:
+    """Its data directory is something else: another version, another cluster. It is never touched."""
+    if report.data is DataDirectory.FOREIGN:
+        return True
+    return None not in (report.system_identifier, state.system_identifier) and (
+        report.system_identifier != state.system_identifier
+    )
 
 
 def is_verified(record: NodeRecord, report: NodeReport) -> bool:

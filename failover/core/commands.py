@@ -7,13 +7,14 @@ from dataclasses import replace as with_fields
 import msgspec
 
 from failover.core.candidate import Candidacy, candidacy, is_eligible
-from failover.core.context import STOPPED, Context, Plan, with_node
+from failover.core.context import STOPPED, Context, Plan, disqualified, with_node
 from failover.core.failing_over import begin_failover
 from failover.core.model import Command, CommandKind, Reply, Verdict
 from failover.core.switching import begin_switchover
 from replication.actions import Fence, Unfence
 from replication.model import Cause, Evidence, FaultKind
 
+NEVER_PROMOTED = (Candidacy.NO_DATA, Candidacy.FENCED, Candidacy.SILENT, Candidacy.IS_PRIMARY)
 _PAUSE_MS_DEFAULT = 30 * 60 * 1000
 
 
@@ -39,6 +40,7 @@ def obey(context: Context) -> Plan | None:
         CommandKind.REBUILD: _rebuild,
         CommandKind.PAUSE: _pause,
         CommandKind.RESUME: _resume,
+        CommandKind.CLOSE_INCIDENT: _close_incident,
     }
     return handlers[command.kind](context, command)
 
@@ -89,10 +91,13 @@ def _failover(context: Context, command: Command) -> Plan:
         return _refuse(context, command, 409, f"the agent of {candidate} does not answer")
     if candidate == context.state.primary:
         return _open_lone_primary(context, command, candidate)
-    why = candidacy(context.state, candidate, context.report(candidate), context.policy)
-    if why is Candidacy.DAMAGED and not command.accept_damage:
+    report = context.report(candidate)
+    why = candidacy(context.state, candidate, report, context.policy, accept_damage=command.accept_damage)
+    if why is Candidacy.DAMAGED:
         return _refuse(context, command, 409, f"{candidate}: {why.value}; --accept-damage promotes it nevertheless")
-    if why not in (Candidacy.PROMOTABLE, Candidacy.DAMAGED) and not command.accept_data_loss:
+    if why in NEVER_PROMOTED:
+        return _refuse(context, command, 409, f"{candidate} cannot be promoted: {why.value}")
+    if why is not Candidacy.PROMOTABLE and not command.accept_data_loss:
         return _refuse(context, command, 409, f"{candidate}: {why.value}; --accept-data-loss promotes it nevertheless")
     if (refusal := _former_may_acknowledge(context, command, why)) is not None:
         return _refuse(context, command, 409, refusal)
@@ -119,15 +124,9 @@ def _open_lone_primary(context: Context, command: Command, name: str) -> Plan:
         return _refuse(context, command, 409, f"{name} is the primary and open")
     if not command.accept_data_loss:
         return _refuse(context, command, 409, f"nothing proves that {name} lost nothing; --accept-data-loss opens it")
-    state = with_node(context.state, name, may_open_alone=True)
+    state = with_node(context.state, name, may_open_alone=True, opened_by_operator=True)
     for other in context.others(name):
-        state = with_node(
-            state,
-            other,
-            eligible=False,
-            eligible_reason="an operator opened the primary alone",
-            eligible_incarnation=None,
-        )
+        state = disqualified(state, other, "an operator opened the primary alone")
     return _accept(command, Plan("command.open_alone", f"{name} will be opened alone, by an operator's word.", state))
 
 
@@ -144,23 +143,33 @@ def _asked(context: Context, command: Command) -> Verdict:
 
 def _fence(context: Context, command: Command) -> Plan:
     if command.node is None or context.report(command.node) is None:
-        return _refuse(
-            context, command, 409, f"the agent of {command.node} does not answer: it cannot be fenced from here"
-        )
+        sentence = f"the agent of {command.node} does not answer: it cannot be fenced from here"
+        return _refuse(context, command, 409, sentence)
     state = with_node(context.state, command.node, fence_held=True)
-    return _accept(
-        command,
-        Plan("command.fence", f"Fencing {command.node} until unfence.", state, {command.node: Fence(hold=True)}),
-    )
+    sentence = f"Fencing {command.node} until unfence."
+    return _accept(command, Plan("command.fence", sentence, state, {command.node: Fence(hold=True)}))
 
 
 def _unfence(context: Context, command: Command) -> Plan:
-    if command.node is None or not context.is_free(command.node):
+    if command.node is None or not context.is_idle(command.node):
         return _refuse(context, command, 409, f"{command.node} is silent or busy; try again in a second")
     state = with_node(context.state, command.node, fence_held=False)
-    return _accept(
-        command, Plan("command.unfence", f"{command.node} may be started again.", state, {command.node: Unfence()})
-    )
+    sentence = f"{command.node} may be started again."
+    return _accept(command, Plan("command.unfence", sentence, state, {command.node: Unfence()}))
+
+
+def hold_fences(context: Context) -> Plan | None:
+    """An operator's fence, or its end, whose message was lost is sent again."""
+    for name in sorted(context.state.nodes):
+        report, record = context.report(name), context.record(name)
+        if report is None or report.fence_held == record.fence_held or not context.is_free(name):
+            continue
+        if record.fence_held:
+            return Plan(
+                "fence.again", f"Fencing {name}, as an operator asked.", context.state, {name: Fence(hold=True)}
+            )
+        return Plan("fence.lift_again", f"Lifting the fence of {name}.", context.state, {name: Unfence()})
+    return None
 
 
 def _rebuild(context: Context, command: Command) -> Plan:
@@ -169,7 +178,14 @@ def _rebuild(context: Context, command: Command) -> Plan:
     if context.state.transition is not None:
         return _refuse(context, command, 409, f"a {context.state.transition.kind.value} is under way")
     eligible = is_eligible(context.record(command.node))
-    state = with_node(context.state, command.node, needs_rebuild=True, rebuild_reason="an operator asked for it")
+    state = with_node(
+        context.state,
+        command.node,
+        needs_rebuild=True,
+        rebuild_reason="an operator asked for it",
+        rebuild_accepts_damage=command.accept_damage,
+        retry_after_ms=0,
+    )
     tail = ", which takes away the standby meanwhile" if eligible else ""
     return _accept(command, Plan("command.rebuild", f"{command.node} will be rebuilt{tail}.", state))
 
@@ -185,3 +201,16 @@ def _pause(context: Context, command: Command) -> Plan:
 def _resume(context: Context, command: Command) -> Plan:
     state = msgspec.structs.replace(context.state, paused_until_ms=None, pause_reason="")
     return _accept(command, Plan("command.resume", "Automatic actions go on.", state))
+
+
+def _close_incident(context: Context, command: Command) -> Plan:
+    """By hand, for an incident whose cause stays, such as a standby that will not come back."""
+    incident = context.state.incident
+    if incident is None or incident != command.incident:
+        return _refuse(context, command, 409, f"incident {command.incident} is not open")
+    if context.state.transition is not None:
+        return _refuse(context, command, 409, f"a {context.state.transition.kind.value} is under way")
+    sentence = f"Closed by an operator: {command.reason}"
+    state = msgspec.structs.replace(context.state, incident=None, incident_verdict=None)
+    event = context.event(incident, "closed", sentence)
+    return _accept(command, Plan("command.close_incident", sentence, state, events=(event,)))

@@ -64,15 +64,14 @@ class Context:
         """Every other node, by name."""
         return sorted(node for node in self.state.nodes if node != name)
 
+    def is_idle(self, name: str) -> bool:
+        """Its agent answers, and nothing is pending or under way there."""
+        report = self.report(name)
+        return report is not None and self.record(name).pending is None and report.doing is None
+
     def is_free(self, name: str) -> bool:
-        """An action may be sent to this node now: it answers, nothing is pending or under way, no retry delay runs."""
-        report, record = self.report(name), self.record(name)
-        return (
-            report is not None
-            and record.pending is None
-            and report.doing is None
-            and self.now_ms >= record.retry_after_ms
-        )
+        """An action may be sent to this node now: it is idle, and no delay after a failure runs."""
+        return self.is_idle(name) and self.now_ms >= self.record(name).retry_after_ms
 
     def is_stopped(self, name: str) -> bool:
         """Its agent says that no postmaster runs."""
@@ -117,6 +116,13 @@ def with_alarm(state: State, name: str, since: str, sentence: str | None) -> Sta
     if any(alarm.name == name and alarm.sentence == sentence for alarm in state.alarms):
         return state
     return msgspec.structs.replace(state, alarms=(*kept, Alarm(name, since, sentence)))
+
+
+def disqualified(state: State, name: str, reason: str) -> State:
+    """The state with "not eligible" journalled: it precedes every relax and every rebuild (DESIGN section 4)."""
+    return with_node(
+        state, name, eligible=False, eligible_reason=reason, eligible_incarnation=None, grown_walsender=None
+    )
 
 
 def standby_name(name: str, generation: int) -> str:

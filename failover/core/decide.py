@@ -11,20 +11,22 @@ from collections.abc import Callable
 
 import msgspec
 
-from failover.core.commands import obey
+from failover.core.commands import hold_fences, obey
 from failover.core.context import Context, Plan
 from failover.core.failing_over import close_incident, replace_dead_primary, see_promotion_through
 from failover.core.invariants import InvariantViolation, check_ops, check_step
 from failover.core.model import Decision, Observation, Pending, Policy, State
+from failover.core.opening import open_primary
 from failover.core.settle import settle
 from failover.core.standing_by import shrink, tend_standby
-from failover.core.starting import first_start, open_primary, start_dead_primary
+from failover.core.starting import first_start, start_dead_primary
 from failover.core.switching import see_switchover_through
 from failover.core.transitions import KINDS
 from replication.actions import Action, Fence
 
 RULES: tuple[Callable[[Context], Plan | None], ...] = (
     obey,
+    hold_fences,
     first_start,
     see_switchover_through,
     see_promotion_through,
@@ -56,7 +58,7 @@ def _finish(before: State, plan: Plan, observation: Observation, policy: Policy)
     check_ops(before, after, observation, ops, policy, by_operator=by_operator)
     if not ops and is_unchanged(before, after):
         return before, Decision(kind=plan.kind, sentence=plan.sentence, replies=plan.replies)
-    after = msgspec.structs.replace(after, revision=before.revision + 1)
+    after = msgspec.structs.replace(after, revision=next_revision(before))
     actions = []
     for name in sorted(ops):
         report = observation.nodes.get(name)
@@ -77,6 +79,11 @@ def _finish(before: State, plan: Plan, observation: Observation, policy: Policy)
         incident_events=plan.events,
     )
     return after, decision
+
+
+def next_revision(before: State) -> int:
+    """Every state that is stored has a revision of its own, and its actions carry it."""
+    return before.revision + 1
 
 
 def is_unchanged(before: State, after: State) -> bool:

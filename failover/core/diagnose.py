@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from failover.core.context import STOPPED, Context
 from failover.core.model import RuledOut, Silence, Verdict
+from replication.actions import Stop
 from replication.model import Cause, Evidence, FaultKind, NodeReport
 
 _FRESH_SERVER_MS = 1_500
@@ -28,9 +29,10 @@ def diagnose_primary(context: Context) -> Verdict | None:
 
 
 def _from_its_agent(context: Context, name: str, report: NodeReport) -> Verdict | None:
-    if report.doing is not None or context.record(name).pending is not None:
+    pending = context.record(name).pending
+    if pending is not None and isinstance(pending.op, Stop):
         return None
-    if report.postmaster in STOPPED or report.fenced:
+    if report.postmaster in STOPPED:
         sentence = report.exit_sentence or ("it is fenced" if report.fenced else "no postmaster runs")
         return Verdict(
             cause=Cause.PROCESS,
@@ -79,7 +81,9 @@ def _from_witnesses(context: Context, name: str) -> Verdict | None:
             ruled_out=(RuledOut(Cause.NETWORK, "a refused connection is an answer of the host: the path works"),),
         )
     witnesses = (*_standby_evidence(context, name), *_server_evidence(context, name))
-    if silence is Silence.REFUSED or not witnesses:
+    if silence is Silence.REFUSED:
+        return _frozen_without_agent(context, name, own)
+    if not witnesses:
         return None
     return Verdict(
         cause=Cause.NETWORK,
@@ -89,6 +93,23 @@ def _from_witnesses(context: Context, name: str) -> Verdict | None:
         sentence=f"Node {name} is unreachable from the controller and from {witnesses[0].by}.",
         evidence=(own, *witnesses),
         ruled_out=(RuledOut(Cause.STORAGE, "its storage probe cannot be asked from anywhere"),),
+    )
+
+
+def _frozen_without_agent(context: Context, name: str, own: Evidence) -> Verdict | None:
+    """The host refuses the agent's port, so the agent is dead and heartbeats no more: standing WAL proves nothing. Only
+    writes that do not return and a standby that receives nothing convict together."""
+    servers, standbys = _server_evidence(context, name), _standby_evidence(context, name)
+    if not servers or not standbys:
+        return None
+    return Verdict(
+        cause=Cause.PROCESS,
+        kind=FaultKind.UNRESPONSIVE,
+        node=name,
+        confidence=0.8,
+        sentence=f"The agent of node {name} is dead and its PostgreSQL does not answer, seen by {servers[0].by}.",
+        evidence=(own, *servers, *standbys),
+        ruled_out=(RuledOut(Cause.NETWORK, "a refused connection is an answer of the host: the path works"),),
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from failover.core.candidate import Candidacy, candidacy, wal_end
-from failover.core.context import STOPPED, Context, Plan, slot_name, with_alarm, with_node
+from failover.core.candidate import Candidacy, candidacy, has_own_data, wal_end
+from failover.core.context import STOPPED, Context, Plan, slot_name, standby_name, with_alarm, with_node
 from failover.core.diagnose import diagnose_primary
 from failover.core.model import IncidentEvent, State, TermRecord, Transition, TransitionKind, Verdict
 from replication.actions import Fence, Op, Promote, StartStandby
-from replication.model import NodeReport, Postmaster, Role, Stage
+from replication.model import Cause, NodeReport, Postmaster, Role, Stage
 
 
 def replace_dead_primary(context: Context) -> Plan | None:
@@ -49,7 +49,7 @@ def begin_failover(context: Context, candidate: str, verdict: Verdict) -> Plan:
     )
     state = msgspec.structs.replace(
         context.state,
-        term=context.state.term + 1,
+        term=next_term(context.state),
         transition=transition,
         incident=incident,
         incident_verdict=verdict,
@@ -67,6 +67,11 @@ def begin_failover(context: Context, candidate: str, verdict: Verdict) -> Plan:
     )
 
 
+def next_term(state: State) -> int:
+    """A promotion is always another term, going back to a former primary too."""
+    return state.term + 1
+
+
 def _promotion_ops(context: Context, candidate: str, former: str) -> dict[str, Op]:
     ops: dict[str, Op] = {}
     report = context.report(candidate)
@@ -81,7 +86,8 @@ def _promotion_ops(context: Context, candidate: str, former: str) -> dict[str, O
 def promotion_op(context: Context, candidate: str, report: NodeReport) -> Op:
     """Promote a running standby; a stopped one is first started by itself, with no upstream."""
     if report.postmaster in STOPPED:
-        return StartStandby(name="", upstream=None)
+        generation = context.record(candidate).generation
+        return StartStandby(name=standby_name(candidate, generation), upstream=None)
     return Promote(slots=tuple(slot_name(other) for other in context.others(candidate)))
 
 
@@ -93,10 +99,10 @@ def see_promotion_through(context: Context) -> Plan | None:
     report = context.report(transition.candidate)
     if report is not None and is_promoted(context, report):
         return _promoted(context, transition, report)
-    if report is not None and has_lost_wal(transition, report):
-        return _stuck(context, transition)
+    if (why := _why_stuck(context, transition, report)) is not None:
+        return Plan("failover.stuck", why, with_alarm(context.state, "no_primary", context.observation.at, why))
     ops: dict[str, Op] = {}
-    if report is not None and context.is_free(transition.candidate) and report.in_recovery is not False:
+    if report is not None and context.is_free(transition.candidate) and can_take_promotion(report):
         ops[transition.candidate] = promotion_op(context, transition.candidate, report)
     former = context.report(transition.former)
     if (
@@ -122,13 +128,29 @@ def has_lost_wal(transition: Transition, report: NodeReport) -> bool:
     )
 
 
-def _stuck(context: Context, transition: Transition) -> Plan:
-    sentence = (
-        f"{transition.candidate} died while it was being promoted and has lost the end of its WAL; "
-        f"next: locum failover --to {transition.candidate} --accept-data-loss"
-    )
-    state = with_alarm(context.state, "no_primary", context.observation.at, sentence)
-    return Plan("failover.stuck", sentence, state)
+def _why_stuck(context: Context, transition: Transition, report: NodeReport | None) -> str | None:
+    """What only a person can end: the sentence of the alarm."""
+    name = transition.candidate
+    if report is None:
+        if context.now_ms - transition.step_began_ms < context.policy.promote_deadline_ms:
+            return None
+        return f"{name} is being promoted and its agent does not answer; next: bring the host of {name} back"
+    if report.fence_held or context.record(name).fence_held:
+        return f"{name} is being promoted and is fenced by an operator; next: locum unfence {name}"
+    if not has_own_data(context.state, report):
+        return f"{name} is being promoted and its data directory is {report.data.value}; next: bring its disk back"
+    if has_lost_wal(transition, report):
+        return (
+            f"{name} died while it was being promoted and has lost the end of its WAL; "
+            f"next: locum failover --to {name} --accept-data-loss"
+        )
+    return None
+
+
+def can_take_promotion(report: NodeReport) -> bool:
+    """Running, so that it can be promoted (again: what an agent's death cut short is finished), or stopped, so that it
+    can be started first."""
+    return report.postmaster is Postmaster.RUNNING or report.postmaster in STOPPED
 
 
 def is_promoted(context: Context, report: NodeReport) -> bool:
@@ -161,6 +183,8 @@ def _with_new_primary(context: Context, transition: Transition, report: NodeRepo
         eligible_incarnation=None,
         grown_walsender=None,
         needs_rebuild=False,
+        quarantined=False,
+        waits_for_peer_since_ms=None,
         may_open_alone=True,
     )
     changes: dict[str, object] = {
@@ -174,6 +198,7 @@ def _with_new_primary(context: Context, transition: Transition, report: NodeRepo
     }
     if transition.kind is TransitionKind.FAILOVER:
         changes |= {"needs_rebuild": True, "rebuild_reason": "another was promoted past it"}
+        changes |= {"quarantined": is_quarantine_due(context.state.incident_verdict)}
     for other in context.others(transition.candidate):
         state = with_node(state, other, **changes)
     record = TermRecord(state.term, transition.candidate, report.timeline, report.promoted_lsn)
@@ -183,6 +208,11 @@ def _with_new_primary(context: Context, transition: Transition, report: NodeRepo
         transition=None,
         history=(*state.history, record),
     )
+
+
+def is_quarantine_due(verdict: Verdict | None) -> bool:
+    """A node that failed by its storage or its content is not trusted again before a rebuild and a certificate."""
+    return verdict is not None and verdict.cause in (Cause.STORAGE, Cause.CORRUPTION)
 
 
 def close_incident(context: Context) -> Plan | None:

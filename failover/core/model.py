@@ -32,6 +32,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_ms: int = 250
     retry_ms: int = 1_000
     retry_ms_max: int = 30_000
+    peer_alarm_ms: int = 5_000
+    """How long a stopped primary waits for its silent, eligible peer before an alarm says so."""
+    stream_deadline_ms: int = 30_000
+    """A standby that runs without streaming for so long is started anew; after the second time it is rebuilt."""
+    start_failures_max: int = 5
+    """A standby that is not eligible and whose start fails so often is rebuilt."""
     observe_only: bool = False
 
 
@@ -58,6 +64,7 @@ class CommandKind(StrEnum):
     REBUILD = "rebuild"
     PAUSE = "pause"
     RESUME = "resume"
+    CLOSE_INCIDENT = "close_incident"
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +80,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     primary_is_dead: bool = False
     accept_damage: bool = False
     for_ms: int | None = None
+    incident: str | None = None
+    """The incident to close; `reason` is the note."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -94,6 +103,9 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """For each node whose report is None: how it failed to answer."""
     servers: tuple[SeenServer, ...] = ()
     commands: tuple[Command, ...] = ()
+    """At most one is answered in a decision; one without a reply is handed over again."""
+    refused: dict[str, int] = {}
+    """For each node the revision of an action that its agent has just refused (409): it will never run."""
     late: bool = False
     """The round itself began late or took too long: nothing may be concluded from silence or ages."""
 
@@ -125,6 +137,8 @@ class IncidentEvent(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     node: str | None = None
     verdict: Verdict | None = None
+    revision: int | None = None
+    """Of the action that this line tells of (`action.promote`)."""
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -187,6 +201,14 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     needs_certificate: bool = False
     may_open_alone: bool = False
     """As primary: the lone rule held (or an operator decided) when its last closed start was journalled."""
+    opened_by_operator: bool = False
+    """An operator accepted what this primary may have lost; it counts until it is open."""
+    rebuild_accepts_damage: bool = False
+    """An operator accepted that the source of this node's rebuild carries an integrity fault."""
+    unstreamed_since_ms: int | None = None
+    unstreamed_starts: int = 0
+    waits_for_peer_since_ms: int | None = None
+    """As a stopped primary: since when its eligible peer does not answer."""
     compared_revision: int | None = None
     """Revision of the last CompareWal that ended; only its result counts."""
     pending: Pending | None = None

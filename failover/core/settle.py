@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from failover.core.context import standby_name, walsender_of, with_node
+from failover.core.candidate import is_eligible, must_be_rebuilt
+from failover.core.context import disqualified, standby_name, walsender_of, with_node
 from failover.core.model import NodeRecord, Observation, Pending, Policy, State
-from replication.actions import ApplySchema, Certify, CompareWal, Grow, Rebuild
-from replication.model import ActionResult, NodeReport, Reason
+from replication.actions import ApplySchema, Certify, CompareWal, Grow, Rebuild, StartStandby
+from replication.model import ActionResult, NodeReport, Postmaster, Reason
 
 _REBUILD_REASONS = (Reason.HISTORY_DIFFERS, Reason.AHEAD)
 
@@ -42,28 +43,44 @@ def has_ended(pending: Pending, report: NodeReport) -> bool:
 def _settle_action(
     state: State, name: str, pending: Pending, report: NodeReport, observation: Observation, policy: Policy
 ) -> State:
+    if observation.refused.get(name) == pending.revision and report.revision < pending.revision:
+        return with_node(state, name, pending=None, retry_after_ms=state.now_ms + policy.probe_interval_ms)
     if can_never_be_accepted(pending, report, policy.action_ttl_ms):
         return with_node(state, name, pending=None)
     if not has_ended(pending, report):
         return state
     result = next((done for done in report.results if done.revision == pending.revision), None)
     state = with_node(state, name, pending=None)
+    if isinstance(pending.op, Grow):
+        return _grown(state, name, pending, pending.op, observation, policy)
     if result is None or not result.ok:
-        return _failed(state, name, result, policy)
+        state = _delayed(state, name, policy)
+        if isinstance(pending.op, StartStandby) and result is not None:
+            state = _start_failed(state, name, result, policy)
+        return state
     state = with_node(state, name, failures=0, retry_after_ms=0)
-    return _succeeded(state, name, pending, report, observation)
+    return _succeeded(state, name, pending, report)
 
 
-def _failed(state: State, name: str, result: ActionResult | None, policy: Policy) -> State:
+def _delayed(state: State, name: str, policy: Policy) -> State:
+    """The next action for this node waits, longer after each failure."""
+    failures = state.nodes[name].failures
+    delay_ms = min(policy.retry_ms * 2**failures, policy.retry_ms_max)
+    return with_node(state, name, failures=min(failures + 1, 16), retry_after_ms=state.now_ms + delay_ms)
+
+
+def _start_failed(state: State, name: str, result: ActionResult, policy: Policy) -> State:
+    """A standby that cannot follow is rebuilt, but never while it is eligible: then it may hold the only good copy."""
     record = state.nodes[name]
-    delay_ms = min(policy.retry_ms * 2**record.failures, policy.retry_ms_max)
-    state = with_node(state, name, failures=min(record.failures + 1, 16), retry_after_ms=state.now_ms + delay_ms)
-    if result is not None and result.reason in _REBUILD_REASONS and name != state.primary:
-        state = with_node(state, name, needs_rebuild=True, rebuild_reason=result.sentence, retry_after_ms=0, failures=0)
-    return state
+    if is_eligible(record) or name == state.primary:
+        return state
+    tries_used_up = record.failures >= policy.start_failures_max and result.reason == Reason.FAILED
+    if result.reason not in _REBUILD_REASONS and not tries_used_up:
+        return state
+    return with_node(state, name, needs_rebuild=True, rebuild_reason=result.sentence, retry_after_ms=0, failures=0)
 
 
-def _succeeded(state: State, name: str, pending: Pending, report: NodeReport, observation: Observation) -> State:
+def _succeeded(state: State, name: str, pending: Pending, report: NodeReport) -> State:
     op = pending.op
     if isinstance(op, ApplySchema):
         return msgspec.structs.replace(state, schema_applied=True)
@@ -75,17 +92,16 @@ def _succeeded(state: State, name: str, pending: Pending, report: NodeReport, ob
             name,
             needs_rebuild=False,
             rebuild_reason="",
-            quarantined=False,
+            rebuild_accepts_damage=False,
             needs_certificate=True,
             certificate=None,
             faults=(),
             confirmed_flush_lsn=None,
             confirmed_timeline=None,
+            unstreamed_starts=0,
         )
     if isinstance(op, Certify) and report.certificate is not None:
-        return with_node(state, name, needs_certificate=False, certificate=report.certificate)
-    if isinstance(op, Grow):
-        return _grown(state, pending, op, report, observation)
+        return with_node(state, name, needs_certificate=False, quarantined=False, certificate=report.certificate)
     return state
 
 
@@ -106,12 +122,22 @@ def growth_is_proved(pending: Pending, op: Grow, primary: NodeReport, standby: N
     )
 
 
-def _grown(state: State, pending: Pending, op: Grow, primary: NodeReport, observation: Observation) -> State:
-    if not growth_is_proved(pending, op, primary, observation.nodes.get(op.standby)):
-        return state
-    growth = primary.growth
-    if growth is None or state.nodes[op.standby].needs_rebuild:
-        return state
+def _grown(state: State, name: str, pending: Pending, op: Grow, observation: Observation, policy: Policy) -> State:
+    """Eligible, when proved. A standby that was eligible before stays so after one failed proof (its primary may have
+    died meanwhile), but not after two."""
+    primary, record = observation.nodes[name], state.nodes[op.standby]
+    growth = primary.growth if primary is not None else None
+    proved = (
+        primary is not None
+        and name == state.primary
+        and growth_is_proved(pending, op, primary, observation.nodes.get(op.standby))
+    )
+    if growth is None or not proved or must_be_rebuilt(record):
+        had_failed = state.nodes[name].failures > 0
+        if had_failed and is_eligible(record) and primary is not None and primary.postmaster is Postmaster.RUNNING:
+            state = disqualified(state, op.standby, "commits were not seen to wait for it")
+        return _delayed(state, name, policy)
+    state = with_node(state, name, failures=0, retry_after_ms=0)
     return with_node(
         state,
         op.standby,
@@ -125,7 +151,9 @@ def _grown(state: State, pending: Pending, op: Grow, primary: NodeReport, observ
 
 def _note_identity(state: State, observation: Observation) -> State:
     report = observation.nodes.get(state.primary) if state.primary is not None else None
-    if state.system_identifier is None and report is not None and report.system_identifier is not None:
+    if state.system_identifier is not None or report is None or report.system_identifier is None:
+        return state
+    if state.nodes[report.node].may_open_alone:  # journalled with InitDb: nothing found there before is taken over
         return msgspec.structs.replace(state, system_identifier=report.system_identifier)
     return state
 

@@ -1,18 +1,18 @@
 """Starting a primary: the first start, and the closed start of one that died while nothing may replace it.
 
-Closed → replicating → open (DESIGN section 4, starting a primary). The lone rule in full needs receipts; until they
-exist a lone primary opens only after a planned stop that its agent remembers and proves intact.
+DESIGN section 4, starting a primary; opening.py lets others in. The lone rule in full needs receipts; until they exist
+a lone primary opens only after a planned stop that its agent remembers and proves intact.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from failover.core.candidate import is_eligible
-from failover.core.context import Context, Plan, slot_name, standby_name, walsender_of, with_alarm, with_node
+from failover.core.candidate import has_own_data, is_eligible
+from failover.core.context import Context, Plan, disqualified, slot_name, standby_name, with_alarm, with_node
 from failover.core.failing_over import begin_failover
-from failover.core.model import State, TermRecord, Verdict
-from replication.actions import ApplySchema, CompareWal, InitDb, SetStage, StartPrimary
+from failover.core.model import Verdict
+from replication.actions import CompareWal, InitDb, StartPrimary
 from replication.model import (
     Cause,
     Comparison,
@@ -20,30 +20,40 @@ from replication.model import (
     Evidence,
     FaultKind,
     NodeReport,
-    Postmaster,
-    Stage,
 )
 
 
 def first_start(context: Context) -> Plan | None:
-    """Name a primary, make its data directory. Only while the store holds no system identifier."""
+    """Name a primary, make its data directory. Only while the store holds no system identifier, and only where nothing
+    lies: a store that was lost must not cost the data too."""
     state = context.state
     if state.system_identifier is not None:
         return None
+    if (found := _found_data(context)) is not None:
+        return alarm(context, found)
     if state.primary is None:
+        if any(context.report(name) is None for name in state.nodes):
+            return None
         name = min(state.nodes)
         state = msgspec.structs.replace(state, primary=name, term=1)
         return Plan("start.named", f"First start: {name} is to be the primary, term 1.", state)
     report = context.report(state.primary)
-    if report is None or not context.is_free(state.primary):
+    if report is None or not context.is_free(state.primary) or report.data is not DataDirectory.EMPTY:
         return None
-    if report.data is DataDirectory.EMPTY:
-        state = with_node(state, state.primary, may_open_alone=True)
-        return Plan(
-            "start.initdb",
-            f"First start: making the cluster on {state.primary}.",
-            state,
-            {state.primary or "": InitDb()},
+    state = with_node(state, state.primary, may_open_alone=True)
+    sentence = f"First start: making the cluster on {report.node}."
+    return Plan("start.initdb", sentence, state, {report.node: InitDb()})
+
+
+def _found_data(context: Context) -> str | None:
+    """A data directory that is there although the store knows of no cluster."""
+    for name in sorted(context.state.nodes):
+        report = context.report(name)
+        if report is None or report.data is DataDirectory.EMPTY or context.record(name).may_open_alone:
+            continue
+        return (
+            f"the store is empty, but the data directory of {name} is {report.data.value}; "
+            f"next: bring the store back, or move that directory away"
         )
     return None
 
@@ -57,18 +67,44 @@ def start_dead_primary(context: Context) -> Plan | None:
     if report is None or not context.is_stopped(name) or not context.is_free(name) or context.is_paused:
         return None
     if report.fence_held or context.record(name).fence_held:
-        return _alarm(context, f"{name} is fenced by an operator; next: locum unfence {name}")
-    if report.data is not DataDirectory.PRESENT:
-        return _alarm(
-            context,
-            f"the data directory of {name} is {report.data.value}; next: locum failover --to NODE --accept-data-loss",
-        )
-    peer = next((other for other in context.others(name) if is_eligible(context.record(other))), None)
+        return alarm(context, f"{name} is fenced by an operator; next: locum unfence {name}")
+    if not has_own_data(context.state, report):
+        what = "of another cluster" if report.data is DataDirectory.PRESENT else report.data.value
+        next_step = "next: locum failover --to NODE --accept-data-loss"
+        return alarm(context, f"the data directory of {name}, the primary, is {what}; {next_step}")
     if not context.state.schema_applied:
         return _start(context, name, (), may_open_alone=True)
+    peer = next((other for other in context.others(name) if is_eligible(context.record(other))), None)
     if peer is None:
-        return _start(context, name, (), may_open_alone=lone_start_is_proved(context, name, report))
+        return _start(context, name, (), may_open_alone=may_start_alone(context, name, report))
+    if context.report(peer) is None:
+        return _wait_for_peer(context, name, report, peer)
     return _compare_then_start(context, name, report, peer)
+
+
+def may_start_alone(context: Context, name: str, report: NodeReport) -> bool:
+    """The lone rule holds, or an operator accepted the loss."""
+    return context.record(name).opened_by_operator or lone_start_is_proved(context, name, report)
+
+
+def _wait_for_peer(context: Context, name: str, report: NodeReport, peer: str) -> Plan | None:
+    """Its eligible peer holds the other half of the proof: only after `cold_start_ms` may the lone rule do without."""
+    since_ms = context.record(name).waits_for_peer_since_ms
+    if since_ms is None:
+        state = with_node(context.state, name, waits_for_peer_since_ms=context.now_ms)
+        return Plan("start.wait_for_peer", f"{name} is stopped; {peer}, which is eligible, is awaited.", state)
+    waited_ms = context.now_ms - since_ms
+    if waited_ms >= context.policy.cold_start_ms and lone_start_is_proved(context, name, report):
+        state = disqualified(context.state, peer, f"not to be asked, and {name} was proved complete without it")
+        state = with_node(state, name, waits_for_peer_since_ms=None)
+        return Plan("start.without_peer", f"{peer} does not answer: not eligible; {name} was stopped whole.", state)
+    if waited_ms < context.policy.peer_alarm_ms:
+        return None
+    return alarm(
+        context,
+        f"{name} is stopped, and {peer}, which must be compared with it, does not answer; next: bring the host of "
+        f"{peer} back, or locum failover --to {name} --accept-data-loss",
+    )
 
 
 def lone_start_is_proved(context: Context, name: str, report: NodeReport) -> bool:
@@ -100,7 +136,7 @@ _SHUTDOWN_RECORD_BYTES_MAX = 8_192
 def _compare_then_start(context: Context, name: str, report: NodeReport, peer: str) -> Plan | None:
     record, other = context.record(name), context.report(peer)
     if other is None:
-        return _alarm(context, f"{name} is stopped and {peer}, which is eligible, cannot be asked; bring its host back")
+        return None
     comparison = report.comparison
     fresh = (
         comparison is not None
@@ -136,7 +172,9 @@ def _wal_lost(context: Context, name: str, peer: str, sentence: str) -> Verdict:
 
 
 def _start(context: Context, name: str, peers: tuple[str, ...], *, may_open_alone: bool) -> Plan:
-    state = with_node(context.state, name, may_open_alone=may_open_alone, compared_revision=None)
+    state = with_node(
+        context.state, name, may_open_alone=may_open_alone, compared_revision=None, waits_for_peer_since_ms=None
+    )
     names = []
     for peer in peers:
         generation = state.nodes[peer].generation + 1
@@ -147,58 +185,7 @@ def _start(context: Context, name: str, peers: tuple[str, ...], *, may_open_alon
     return Plan("start.closed", sentence, state, {name: StartPrimary(names=tuple(names), slots=slots)})
 
 
-def open_primary(context: Context) -> Plan | None:
-    """A running primary that is not open yet: schema, then replicating with its standby, then open."""
-    name = context.state.primary
-    report = context.report(name)
-    if name is None or report is None or report.postmaster is not Postmaster.RUNNING or report.in_recovery is not False:
-        return None
-    if report.stage is Stage.OPEN:
-        return _note_open(context, name, report)
-    if not context.is_free(name) or report.incarnation is None:
-        return None
-    if not context.state.schema_applied:
-        return Plan(
-            "start.schema",
-            f"Applying schema and roles on {name}.",
-            context.state,
-            {name: ApplySchema(report.incarnation)},
-        )
-    if report.names:
-        return _open_with_standby(context, name, report)
-    if context.record(name).may_open_alone and not any(is_eligible(context.record(o)) for o in context.others(name)):
-        op = SetStage(stage=Stage.OPEN, incarnation=report.incarnation)
-        return Plan("start.open_alone", f"Opening {name} alone: nothing else is eligible.", context.state, {name: op})
-    return _alarm(
-        context,
-        f"{name} died alone and stays closed, since nothing proves that its disk lost nothing; "
-        f"next: locum failover --to {name} --accept-data-loss",
-    )
-
-
-def _open_with_standby(context: Context, name: str, report: NodeReport) -> Plan | None:
-    incarnation = report.incarnation or ""
-    if report.stage is Stage.CLOSED:
-        op = SetStage(stage=Stage.REPLICATING, incarnation=incarnation)
-        return Plan("start.replicating", f"Letting the standby of {name} stream.", context.state, {name: op})
-    sender = walsender_of(report, report.names[0])
-    if sender is None or sender.state != "streaming":
-        return None
-    op = SetStage(stage=Stage.OPEN, incarnation=incarnation)
-    return Plan("start.open", f"{report.names[0]} streams: opening {name}.", context.state, {name: op})
-
-
-def _note_open(context: Context, name: str, report: NodeReport) -> Plan | None:
-    """The first open of term 1 is journalled as its history; an old alarm goes."""
-    state: State = with_alarm(context.state, "no_primary", context.observation.at, None)
-    if not state.history:
-        record = TermRecord(state.term, name, report.timeline, None)
-        state = msgspec.structs.replace(state, history=(record,))
-    if state is context.state:
-        return None
-    return Plan("start.opened", f"{name} is open.", state)
-
-
-def _alarm(context: Context, sentence: str) -> Plan | None:
+def alarm(context: Context, sentence: str) -> Plan | None:
+    """Only a person can go on: say so once, with the next step."""
     state = with_alarm(context.state, "no_primary", context.observation.at, sentence)
     return Plan("no_primary", sentence, state) if state is not context.state else None

@@ -67,6 +67,7 @@ TABLE: tuple[Row, ...] = (
     Row("command.rebuild", "command", "an operator asks for a rebuild", "journal", ("standby.disqualified", "standby.fence")),
     Row("command.pause", "command", "an operator pauses", "journal", ()),
     Row("command.resume", "command", "an operator resumes", "journal", ()),
+    Row("command.close_incident", "command", "an operator closes the open incident with a note", "journal", ("steady",)),
 )  # fmt: skip
 
 KINDS = frozenset(row.kind for row in TABLE)

@@ -29,17 +29,22 @@ class Store(Protocol):
     async def load(self) -> State | None:
         """The newest state; None when nothing was ever saved."""
 
-    async def save(self, state: State, expected_revision: int, entry: JournalEntry) -> None:
-        """Replace the state of `expected_revision` and append the entry, in one durable step.
+    async def save(
+        self, state: State, expected_revision: int, entry: JournalEntry, lines: tuple[IncidentEvent, ...] = ()
+    ) -> None:
+        """Replace the state of `expected_revision`, append the entry and these lines of incidents, in one durable step.
 
         Raises StateConflict when the stored revision is another one; nothing is written then.
         """
+
+    async def append(self, lines: tuple[IncidentEvent, ...]) -> None:
+        """Add lines to incidents that no decision wrote, such as the end of an outage."""
 
     async def journal(self, after_revision: int = 0) -> list[JournalEntry]:
         """The kept entries above a revision, oldest first; at most the newest 2,000 are kept."""
 
     async def incident_events(self, incident: str | None = None) -> list[IncidentEvent]:
-        """The lines of one incident, or of all, oldest first. They are saved with the decision that wrote them."""
+        """The lines of one incident, or of all, oldest first."""
 
     async def close(self) -> None:
         """Release the leader lease and the medium."""

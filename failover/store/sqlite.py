@@ -59,9 +59,15 @@ class SqliteStore:
         """See Store."""
         return await self._run(self._load)
 
-    async def save(self, state: State, expected_revision: int, entry: JournalEntry) -> None:
+    async def save(
+        self, state: State, expected_revision: int, entry: JournalEntry, lines: tuple[IncidentEvent, ...] = ()
+    ) -> None:
         """See Store."""
-        await self._run(lambda: self._save(state, expected_revision, entry))
+        await self._run(lambda: self._save(state, expected_revision, entry, lines))
+
+    async def append(self, lines: tuple[IncidentEvent, ...]) -> None:
+        """See Store."""
+        await self._run(lambda: self._append(lines))
 
     async def journal(self, after_revision: int = 0) -> list[JournalEntry]:
         """See Store."""
@@ -120,7 +126,9 @@ class SqliteStore:
         row = self._open_connection.execute("SELECT body FROM state").fetchone()
         return msgspec.json.decode(row[0], type=State) if row is not None else None
 
-    def _save(self, state: State, expected_revision: int, entry: JournalEntry) -> None:
+    def _save(
+        self, state: State, expected_revision: int, entry: JournalEntry, lines: tuple[IncidentEvent, ...]
+    ) -> None:
         connection = self._open_connection
         body = msgspec.json.encode(state)
         connection.execute("BEGIN IMMEDIATE")
@@ -133,15 +141,18 @@ class SqliteStore:
                 )
             connection.execute("REPLACE INTO state (one, revision, body) VALUES (1, ?, ?)", (state.revision, body))
             connection.execute("INSERT INTO journal VALUES (?, ?)", (state.revision, msgspec.json.encode(entry)))
-            connection.executemany(
-                "INSERT INTO incident_event (incident, body) VALUES (?, ?)",
-                [(event.incident, msgspec.json.encode(event)) for event in entry.decision.incident_events],
-            )
+            self._append(lines)
             connection.execute("DELETE FROM journal WHERE revision <= ?", (state.revision - JOURNAL_ENTRIES_MAX,))
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+
+    def _append(self, lines: tuple[IncidentEvent, ...]) -> None:
+        self._open_connection.executemany(
+            "INSERT INTO incident_event (incident, body) VALUES (?, ?)",
+            [(line.incident, msgspec.json.encode(line)) for line in lines],
+        )
 
     def _decoded(self, query: str, parameters: tuple[object, ...], type_: type[T]) -> list[T]:
         rows = self._open_connection.execute(query, parameters).fetchall()

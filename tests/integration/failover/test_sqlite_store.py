@@ -83,13 +83,18 @@ async def test_commits_are_forced_to_the_disk(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_events_are_saved_with_their_decision(tmp_path: Path) -> None:
+async def test_lines_of_incidents_are_saved_with_the_state_or_alone(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "locum.sqlite")
     event = IncidentEvent(incident="i1", at="", now_ms=1, event="opened", sentence="PostgreSQL of node a is dead.")
-    await store.save(State(revision=1), 0, entry(1, event))
+    later = IncidentEvent(incident="i2", at="", now_ms=2, event="opened", sentence="Another one.")
+    await store.save(State(revision=1), 0, entry(1, event), (event,))
     assert await store.incident_events("i1") == [event]
     assert await store.incident_events("i2") == []
-    assert await store.incident_events() == [event]
+    await store.append((later,))
+    assert await store.incident_events() == [event, later]
+    with pytest.raises(StateConflict):
+        await store.save(State(revision=2), 0, entry(2), (event,))
+    assert await store.incident_events() == [event, later]
     await store.close()
 
 
