@@ -256,7 +256,8 @@ class Agent:
     async def _note_data(self) -> None:
         """The data directory may vanish or be replaced behind the agent's back."""
         result = self.memory.disk.result
-        if result is None or result.data in (None, self.memory.data) or self.memory.doing is not None:
+        doing = self.memory.doing
+        if result is None or result.data in (None, self.memory.data) or (doing is not None and doing.op != "rebuild"):
             return
         await self.local.look_at_data()
         _log.warning("agent.data_changed", data=self.memory.data)
