@@ -49,7 +49,7 @@ def switchover(
 ) -> None:
     """Move the primary, planned: nothing is lost and nobody sees an error."""
     request = Request("/v1/switchover", reason, extra={} if to is None else {"to": to})
-    _run(request, _moved, "switched over", no_wait, controller, token_file, data, config)
+    _run(request, _moved, "{primary} is primary in term {term}", no_wait, controller, token_file, data, config)
 
 
 def failover(
@@ -80,7 +80,7 @@ def failover(
     def promoted(_before: Cluster, now: Cluster) -> bool:
         return now["primary"] == to and now["phase"] in ("healthy", "degraded")
 
-    _run(request, promoted, "failed over", no_wait, controller, token_file, data, config)
+    _run(request, promoted, "{primary} is primary in term {term}", no_wait, controller, token_file, data, config)
 
 
 def fence(
@@ -201,4 +201,4 @@ def _run(
     outcome = asyncio.run(carry_out(target, request, None if no_wait else done))
     if not outcome.ok:
         raise ComposeError(outcome.sentence)
-    print(sentence if outcome.waited else outcome.sentence)
+    print(sentence.format(**outcome.after) if outcome.after else outcome.sentence)

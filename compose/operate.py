@@ -30,11 +30,11 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """`ok` False: refused, or not done by the deadline; the sentence says which. `waited`: its effect was seen."""
+    """`ok` False: refused, or not done by the deadline; the sentence says which. `after`: the cluster when it was done."""
 
     ok: bool
     sentence: str
-    waited: bool = False
+    after: dict[str, Any] | None = None
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -57,9 +57,12 @@ async def carry_out(
         if done is None:
             return Outcome(True, sentence)
 
+        after: dict[str, Any] = {}
+
         async def is_done() -> bool:
             try:
-                return done(before, await read_cluster(session, target.controller))
+                after.update(await read_cluster(session, target.controller))
+                return done(before, after)
             except WireError:
                 return False
 
@@ -68,7 +71,7 @@ async def carry_out(
         except RetryError:
             late = f"accepted, but not done within {request.deadline_ms // 1000} s; see `locum status`"
             return Outcome(False, f"{late} ({sentence})")
-        return Outcome(True, sentence, waited=True)
+        return Outcome(True, sentence, after)
 
 
 async def read_cluster(session: aiohttp.ClientSession, controller: str) -> dict[str, Any]:
