@@ -35,7 +35,7 @@ class Candidacy(Enum):
     NOT_RUNNING = "its PostgreSQL is not running as a standby"
     DAMAGED = "it carries an unresolved integrity fault"
     NEEDS_REBUILD = "it must be rebuilt first"
-    FENCED = "it is fenced"
+    FENCED = "it is fenced by an operator"
     NO_DATA = "it has no data directory of this cluster"
     PAUSED = "its replay is paused"
     STUCK = "its replay does not move"
@@ -67,9 +67,7 @@ def candidacy(
 
 
 def _able(record: NodeRecord, report: NodeReport, policy: Policy) -> Candidacy:
-    if report.fenced:
-        return Candidacy.FENCED
-    if report.postmaster is not Postmaster.RUNNING or report.in_recovery is not True:
+    if report.fenced or report.postmaster is not Postmaster.RUNNING or report.in_recovery is not True:
         return Candidacy.NOT_RUNNING
     if not is_verified(record, report):
         return Candidacy.UNVERIFIED

@@ -14,8 +14,8 @@ import msgspec
 from failover.core.commands import hold_fences, obey
 from failover.core.context import Context, Plan
 from failover.core.failing_over import close_incident, replace_dead_primary, see_promotion_through
-from failover.core.invariants import InvariantViolation, check_ops, check_step
-from failover.core.model import Decision, Observation, Pending, Policy, State
+from failover.core.invariants import InvariantViolation, check_plan, check_step
+from failover.core.model import Decision, Observation, Pending, Policy, Reply, State
 from failover.core.opening import open_primary
 from failover.core.settle import settle
 from failover.core.standing_by import shrink, tend_standby
@@ -48,14 +48,18 @@ def decide(state: State, observation: Observation, policy: Policy) -> tuple[Stat
         plan = Plan("steady", "Nothing to do.", settled)
     if plan.kind not in KINDS:
         raise InvariantViolation(f"{plan.kind} is not in the transition table")
-    return _finish(state, plan, observation, policy)
+    return _finish(state, settled, plan, observation, policy)
 
 
-def _finish(before: State, plan: Plan, observation: Observation, policy: Policy) -> tuple[State, Decision]:
-    ops = {} if policy.observe_only else dict(plan.ops)
+def _finish(
+    before: State, settled: State, plan: Plan, observation: Observation, policy: Policy
+) -> tuple[State, Decision]:
+    if policy.observe_only:
+        return _only_told(before, settled, plan)
+    ops = plan.ops
     after = plan.state
     by_operator = any(reply.status == 202 for reply in plan.replies)
-    check_ops(before, after, observation, ops, policy, by_operator=by_operator)
+    check_plan(settled, after, observation, ops, policy, by_operator=by_operator, kind=plan.kind)
     if not ops and is_unchanged(before, after):
         return before, Decision(kind=plan.kind, sentence=plan.sentence, replies=plan.replies)
     after = msgspec.structs.replace(after, revision=next_revision(before))
@@ -79,6 +83,16 @@ def _finish(before: State, plan: Plan, observation: Observation, policy: Policy)
         incident_events=plan.events,
     )
     return after, decision
+
+
+def _only_told(before: State, settled: State, plan: Plan) -> tuple[State, Decision]:
+    """With `observe_only`: what would be done is told; only what was observed is stored."""
+    sentence = "this controller only observes (observe_only): nothing was done"
+    replies = tuple(Reply(reply.id, 409, sentence) if reply.status == 202 else reply for reply in plan.replies)
+    decision = Decision(kind=plan.kind, sentence=plan.sentence, replies=replies)
+    if is_unchanged(before, settled):
+        return before, decision
+    return msgspec.structs.replace(settled, revision=next_revision(before)), decision
 
 
 def next_revision(before: State) -> int:

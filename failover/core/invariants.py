@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from failover.core.candidate import INTEGRITY_FAULTS, Candidacy, candidacy
+from collections.abc import Mapping
+
+from failover.core.candidate import Candidacy, candidacy, carries_integrity_fault, is_eligible, must_be_rebuilt
 from failover.core.model import Observation, Policy, State
 from replication.actions import Op, Promote, Rebuild, SetNames, StartPrimary, StartStandby
 
@@ -12,42 +14,76 @@ class InvariantViolation(Exception):
 
 
 def check_step(before: State, after: State) -> None:
-    """Invariant 1: terms and revisions never fall."""
-    if after.term < before.term or after.revision < before.revision:
+    """Invariant 1: terms and revisions never fall, and what is stored is newer than what was."""
+    if after.term < before.term or after.revision <= before.revision:
         raise InvariantViolation(
             f"term {before.term} to {after.term}, revision {before.revision} to {after.revision}: neither may fall"
         )
 
 
-def check_ops(
-    before: State, after: State, observation: Observation, ops: dict[str, Op], policy: Policy, *, by_operator: bool
+def check_plan(
+    before: State,
+    after: State,
+    observation: Observation,
+    ops: Mapping[str, Op],
+    policy: Policy,
+    *,
+    by_operator: bool,
+    kind: str,
 ) -> None:
     """Invariants 2 to 5, as far as a decision can break them. Raises InvariantViolation."""
+    if _begins_promotion(before, after):
+        _check_promotion(
+            before, after, observation, policy, by_operator=by_operator, is_wal_lost=kind == "start.wal_lost"
+        )
     for name, op in ops.items():
         if isinstance(op, StartPrimary | SetNames) and name != after.primary:
             raise InvariantViolation(f"{name} would act as a primary, which in term {after.term} is {after.primary}")
         if isinstance(op, SetNames | StartPrimary) and not op.names and any(r.eligible for r in after.nodes.values()):
             raise InvariantViolation(f"{name} would be relaxed while a standby is journalled eligible")
-        if isinstance(op, Promote):
-            _check_promotion(before, after, observation, name, policy, by_operator=by_operator)
-        if isinstance(op, Rebuild) and any(f.kind in INTEGRITY_FAULTS for f in after.nodes[op.source].faults):
-            raise InvariantViolation(f"{op.source} carries an integrity fault and would be the source of a rebuild")
-        if isinstance(op, StartStandby) and op.upstream is not None and after.nodes[name].quarantined:
-            raise InvariantViolation(f"{name} is quarantined and would rejoin without a rebuild")
+        if isinstance(op, Promote) and (after.transition is None or after.transition.candidate != name):
+            raise InvariantViolation(f"{name} would be promoted without a journalled transition")
+        if isinstance(op, Rebuild):
+            _check_source(after, observation, name, op)
+        if isinstance(op, StartStandby) and op.upstream is not None and must_be_rebuilt(after.nodes[name]):
+            rebuilt = after.nodes[name].needs_certificate and not after.nodes[name].needs_rebuild
+            if not rebuilt:
+                raise InvariantViolation(f"{name} must be rebuilt and would rejoin without it")
+
+
+def _begins_promotion(before: State, after: State) -> bool:
+    was = before.transition is not None and before.transition.step == "promoting"
+    return not was and after.transition is not None and after.transition.step == "promoting"
 
 
 def _check_promotion(
-    before: State, after: State, observation: Observation, name: str, policy: Policy, *, by_operator: bool
+    before: State,
+    after: State,
+    observation: Observation,
+    policy: Policy,
+    *,
+    by_operator: bool,
+    is_wal_lost: bool,
 ) -> None:
-    transition = after.transition
-    if transition is None or transition.candidate != name:
-        raise InvariantViolation(f"{name} would be promoted without a journalled transition")
-    if before.transition is not None and before.transition.candidate == name:
-        return  # Judged when the transition was journalled; what was promotable then is being seen through.
-    why = candidacy(before, name, observation.nodes.get(name), policy)
-    if why is not Candidacy.PROMOTABLE and not by_operator and not _is_wal_lost(after):
+    """Invariants 3 and 4. Of an eligible node the comparison of WAL proves what its restart had put in doubt."""
+    name = after.transition.candidate if after.transition is not None else ""
+    report, record = observation.nodes.get(name), before.nodes[name]
+    if after.term <= before.term:
+        raise InvariantViolation(f"{name} would be promoted in term {after.term}, which is not a new one")
+    if by_operator:
+        return
+    if is_wal_lost:
+        if not is_eligible(record) or (report is not None and carries_integrity_fault(record, report)):
+            raise InvariantViolation(f"{name} would be promoted on wal_lost although it is not eligible or damaged")
+        return
+    why = candidacy(before, name, report, policy)
+    if why is not Candidacy.PROMOTABLE:
         raise InvariantViolation(f"{name} would be promoted although {why.value}")
 
 
-def _is_wal_lost(after: State) -> bool:
-    return after.incident_verdict is not None and after.incident_verdict.kind.value == "wal_lost"
+def _check_source(after: State, observation: Observation, name: str, op: Rebuild) -> None:
+    """Invariant 4: damage is not copied, unless an operator said so."""
+    source = observation.nodes.get(op.source)
+    damaged = source is None or carries_integrity_fault(after.nodes[op.source], source)
+    if damaged and not after.nodes[name].rebuild_accepts_damage:
+        raise InvariantViolation(f"{op.source} is silent or carries an integrity fault, and {name} would be its copy")

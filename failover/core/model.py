@@ -27,6 +27,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     sync_wait_ms: int = 1_000
     stop_deadline_ms: int = 5_000
     drain_deadline_ms: int = 5_000
+    checkpoint_deadline_ms: int = 120_000
     promote_deadline_ms: int = 30_000
     replay_backlog_bytes_max: int = 1024 * 1024 * 1024
     heartbeat_ms: int = 250

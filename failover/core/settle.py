@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from failover.core.alarms import note_alarms
 from failover.core.candidate import is_eligible, must_be_rebuilt
 from failover.core.context import disqualified, standby_name, walsender_of, with_node
 from failover.core.model import NodeRecord, Observation, Pending, Policy, State
@@ -23,7 +24,7 @@ def settle(state: State, observation: Observation, policy: Policy) -> State:
         pending = state.nodes[name].pending
         if pending is not None:
             state = _settle_action(state, name, pending, report, observation, policy)
-    return _note_confirmations(_note_identity(state, observation), observation)
+    return note_alarms(_note_confirmations(_note_identity(state, observation), observation), observation)
 
 
 def can_never_be_accepted(pending: Pending, report: NodeReport, action_ttl_ms: int) -> bool:

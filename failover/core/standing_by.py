@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from failover.core.candidate import is_eligible, is_verified
-from failover.core.context import STOPPED, Context, Plan, slot_name, standby_name, walsender_of, with_node
+from failover.core.candidate import carries_integrity_fault, is_eligible, is_foreign, is_verified
+from failover.core.context import STOPPED, Context, Plan, disqualified, slot_name, standby_name, walsender_of, with_node
+from failover.core.model import NodeRecord
 from replication.actions import Certify, EnsureSlot, Fence, Grow, Rebuild, SetNames, StartStandby
 from replication.model import DataDirectory, NodeReport, Postmaster, Stage
 
+_SLOT_GONE = ("lost", "unreserved")
+_UNSTREAMED_STARTS_MAX = 2
 _INTEGRITY_OR_STORAGE = ("storage", "corruption")
 
 
@@ -18,12 +21,10 @@ def shrink(context: Context) -> Plan | None:
     for name in context.others(context.state.primary):
         if not must_relax(context, name, primary):
             continue
-        state = with_node(
-            context.state, name, eligible=False, eligible_reason="lost", eligible_incarnation=None, grown_walsender=None
-        )
+        state = disqualified(context.state, name, "lost") if is_eligible(context.record(name)) else context.state
         if not primary.names:
             return Plan("standby.lost", f"{name} is lost: not eligible.", state)
-        if not context.is_free(context.state.primary or ""):
+        if not context.is_idle(primary.node):
             return None
         op = SetNames(names=(), incarnation=primary.incarnation or "")
         sentence = f"{name} is lost: not eligible, {context.state.primary} goes on alone."
@@ -74,13 +75,13 @@ def tend_standby(context: Context) -> Plan | None:
 
 
 def _tend(context: Context, name: str, report: NodeReport, primary: NodeReport) -> Plan | None:
-    if report.data is DataDirectory.FOREIGN:
-        return None
     record = context.record(name)
-    if not record.needs_rebuild and (reason := _why_rebuild(context, report)) is not None:
+    if is_foreign(context.state, report):
+        return None
+    if not record.needs_rebuild and (reason := _why_rebuild(record, report, primary)) is not None:
         state = with_node(context.state, name, needs_rebuild=True, rebuild_reason=reason)
         return Plan("standby.rebuild_needed", f"{name} must be rebuilt: {reason}.", state)
-    if record.needs_rebuild:
+    if record.needs_rebuild or (record.quarantined and not record.needs_certificate):
         return _rebuild(context, name, report, primary)
     if report.postmaster in STOPPED:
         return _start(context, name, primary)
@@ -93,9 +94,16 @@ def _tend(context: Context, name: str, report: NodeReport, primary: NodeReport) 
     return _certify_or_grow(context, name, report, primary)
 
 
-def _why_rebuild(context: Context, report: NodeReport) -> str | None:
+def _why_rebuild(record: NodeRecord, report: NodeReport, primary: NodeReport) -> str | None:
     if report.data in (DataDirectory.EMPTY, DataDirectory.HALF_BUILT):
         return f"its data directory is {report.data.value}"
+    slot = next((slot for slot in primary.slots if slot.name == slot_name(report.node)), None)
+    if slot is not None and slot.wal_status in _SLOT_GONE and not is_eligible(record):
+        return f"its slot on {primary.node} is {slot.wal_status}: WAL that it needs is gone"
+    if carries_integrity_fault(record, report):
+        return "it carries an integrity fault"
+    if record.unstreamed_starts >= _UNSTREAMED_STARTS_MAX:
+        return "it was started twice and did not stream"
     return None
 
 
@@ -103,15 +111,15 @@ def _rebuild(context: Context, name: str, report: NodeReport, primary: NodeRepor
     if context.is_paused or primary.stage is not Stage.OPEN:
         return None
     if is_eligible(context.record(name)):
-        state = with_node(
-            context.state, name, eligible=False, eligible_reason="to be rebuilt", eligible_incarnation=None
-        )
+        state = disqualified(context.state, name, "it must be rebuilt")
         return Plan("standby.disqualified", f"{name} is not eligible: it must be rebuilt.", state)
     if report.postmaster not in STOPPED:
         return Plan("standby.fence", f"Stopping {name} before its rebuild.", context.state, {name: Fence()})
     if (plan := _ensure_slot(context, name, primary)) is not None:
         return plan
-    if not context.is_free(primary.node) or primary.names:
+    if not context.is_free(primary.node) or primary.names or not may_be_source(context, name, primary):
+        return None
+    if context.record(name).quarantined and not (report.disk is not None and report.disk.ok):
         return None
     op = Rebuild(
         source=primary.node,
@@ -123,9 +131,15 @@ def _rebuild(context: Context, name: str, report: NodeReport, primary: NodeRepor
     return Plan("standby.rebuild", sentence, context.state, {name: op})
 
 
+def may_be_source(context: Context, name: str, primary: NodeReport) -> bool:
+    """No copy is made of damage, unless an operator said so (invariant 4)."""
+    damaged = carries_integrity_fault(context.record(primary.node), primary)
+    return not damaged or context.record(name).rebuild_accepts_damage
+
+
 def _ensure_slot(context: Context, name: str, primary: NodeReport) -> Plan | None:
     slot = next((slot for slot in primary.slots if slot.name == slot_name(name)), None)
-    if slot is not None and slot.wal_status not in ("lost", "unreserved"):
+    if slot is not None and slot.wal_status not in _SLOT_GONE:
         return None
     if not context.is_free(primary.node):
         return Plan("standby.wait", f"{primary.node} is busy; {name} needs its slot there.", context.state)
@@ -145,7 +159,7 @@ def _start(context: Context, name: str, primary: NodeReport) -> Plan | None:
     used = record.generation <= record.started_generation
     generation = record.generation + 1 if used else record.generation
     new_name = standby_name(name, generation)
-    state = with_node(context.state, name, generation=generation, lost_since_ms=None)
+    state = with_node(context.state, name, generation=generation, lost_since_ms=None, unstreamed_since_ms=None)
     if is_eligible(record) and primary.names != (new_name,):
         if not context.is_free(primary.node):
             return None
@@ -159,8 +173,13 @@ def _start(context: Context, name: str, primary: NodeReport) -> Plan | None:
 def _certify_or_grow(context: Context, name: str, report: NodeReport, primary: NodeReport) -> Plan | None:
     record = context.record(name)
     sender = walsender_of(primary, standby_name(name, record.generation))
-    if primary.stage is not Stage.OPEN or sender is None or sender.state != "streaming" or report.receiver is None:
+    if primary.stage is not Stage.OPEN:
         return None
+    if sender is None or sender.state != "streaming" or report.receiver is None:
+        return _not_streaming(context, name)
+    if record.unstreamed_since_ms is not None or record.unstreamed_starts:
+        state = with_node(context.state, name, unstreamed_since_ms=None, unstreamed_starts=0)
+        return Plan("standby.streams", f"{name} streams as {sender.name}.", state)
     if record.needs_certificate:
         op = Certify(peer_redo_lsn=primary.redo_lsn or 0)
         return Plan("standby.certify", f"Checking {name} before it may confirm writes.", context.state, {name: op})
@@ -177,6 +196,19 @@ def _certify_or_grow(context: Context, name: str, report: NodeReport, primary: N
         standby_incarnation=report.incarnation or "",
     )
     return Plan("standby.grow", f"Proving that commits wait for {sender.name}.", context.state, {primary.node: grow})
+
+
+def _not_streaming(context: Context, name: str) -> Plan | None:
+    """It runs, its history was proved over the network, and still it does not stream: start it anew, then rebuild."""
+    since_ms = context.record(name).unstreamed_since_ms
+    if since_ms is None:
+        state = with_node(context.state, name, unstreamed_since_ms=context.now_ms)
+        return Plan("standby.awaited", f"{name} runs and is to stream.", state)
+    if context.now_ms - since_ms < context.policy.stream_deadline_ms:
+        return None
+    starts = context.record(name).unstreamed_starts + 1
+    state = with_node(context.state, name, unstreamed_since_ms=None, unstreamed_starts=starts)
+    return Plan("standby.restart", f"{name} does not stream: starting it anew.", state, {name: Fence()})
 
 
 def may_grow(context: Context, report: NodeReport, primary: NodeReport, flush_lsn: int | None) -> bool:

@@ -6,9 +6,11 @@ a lone primary opens only after a planned stop that its agent remembers and prov
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
-from failover.core.candidate import has_own_data, is_eligible
+from failover.core.candidate import carries_integrity_fault, has_own_data, is_eligible
 from failover.core.context import Context, Plan, disqualified, slot_name, standby_name, with_alarm, with_node
 from failover.core.failing_over import begin_failover
 from failover.core.model import Verdict
@@ -153,11 +155,25 @@ def _compare_then_start(context: Context, name: str, report: NodeReport, peer: s
     if comparison.outcome is Comparison.EQUAL:
         return _start(context, name, (peer,), may_open_alone=False)
     if comparison.outcome is Comparison.WAL_LOST:
-        return begin_failover(context, peer, _wal_lost(context, name, peer, comparison.sentence))
+        return _promote_peer(context, name, other, comparison.sentence)
     state = with_node(
         context.state, name, compared_revision=None, retry_after_ms=context.now_ms + context.policy.retry_ms
     )
     return Plan("start.compare_again", comparison.sentence, state)
+
+
+def _promote_peer(context: Context, name: str, peer: NodeReport, sentence: str) -> Plan | None:
+    """The eligible peer holds what the primary's disk has lost."""
+    if carries_integrity_fault(context.record(peer.node), peer):
+        return alarm(
+            context,
+            f"{name} has lost the end of its WAL and {peer.node} carries an integrity fault; "
+            f"next: locum failover --to {peer.node} --accept-damage",
+        )
+    if not context.is_idle(peer.node):
+        return None
+    plan = begin_failover(context, peer.node, _wal_lost(context, name, peer.node, sentence))
+    return replace(plan, kind="start.wal_lost")
 
 
 def _wal_lost(context: Context, name: str, peer: str, sentence: str) -> Verdict:

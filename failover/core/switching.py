@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from failover.core.candidate import Candidacy, candidacy, wal_end
 from failover.core.context import STOPPED, Context, Plan, with_node
-from failover.core.failing_over import promotion_op
+from failover.core.diagnose import diagnose_primary
+from failover.core.failing_over import next_term, promotion_op
 from failover.core.model import State, Transition, TransitionKind
 from replication.actions import Checkpoint, Stop
-from replication.model import NodeReport
+from replication.model import NodeReport, Postmaster
 
 _SERVER_HEARD_MS = 3_000
 
@@ -40,13 +42,19 @@ def see_switchover_through(context: Context) -> Plan | None:
     report = context.report(transition.former)
     if report is not None and report.postmaster in STOPPED and transition.step != "catching_up":
         return _stopped(context, transition, report)
-    steps = {"checkpoint": _drain, "draining": _stop, "stopping": _wait, "catching_up": _promote}
+    if transition.step != "catching_up" and (verdict := diagnose_primary(context)) is not None:
+        state = msgspec.structs.replace(context.state, transition=None)
+        return Plan("switchover.to_failover", f"{verdict.sentence} The switchover is over.", state)
+    steps = {"checkpoint": _drain, "draining": _stop, "stopping": _stop_again, "catching_up": _promote}
     return steps[transition.step](context, transition, report)
 
 
 def _drain(context: Context, transition: Transition, report: NodeReport | None) -> Plan | None:
     if context.record(transition.former).pending is not None:
         return _wait(context, transition, report)
+    if context.record(transition.former).failures:
+        state = msgspec.structs.replace(context.state, transition=None)
+        return Plan("switchover.abandoned", f"The checkpoint failed: {transition.former} goes on.", state)
     state = _at_step(context, transition, "draining")
     return Plan("switchover.drain", "Servers hold new writes and finish those in flight.", state)
 
@@ -64,6 +72,16 @@ def _stop(context: Context, transition: Transition, report: NodeReport | None) -
     return Plan("switchover.stop", f"Servers are {how}: stopping {transition.former}.", state, {transition.former: op})
 
 
+def _stop_again(context: Context, transition: Transition, report: NodeReport | None) -> Plan | None:
+    """The message that stops it may have been lost."""
+    if report is None or not context.is_free(transition.former) or report.postmaster is not Postmaster.RUNNING:
+        return _wait(context, transition, report)
+    if context.now_ms - transition.step_began_ms >= context.policy.stop_deadline_ms:
+        return _give_up_when_late(context, transition)
+    op = Stop(deadline_ms=context.policy.stop_deadline_ms, incarnation=report.incarnation or "")
+    return Plan("switchover.stop", f"Stopping {transition.former}.", context.state, {transition.former: op})
+
+
 def is_drained(context: Context) -> bool:
     """Every server heard from lately holds new writes and has none in flight."""
     heard = [seen for seen in context.observation.servers if seen.age_ms <= _SERVER_HEARD_MS]
@@ -71,13 +89,15 @@ def is_drained(context: Context) -> bool:
 
 
 def _wait(context: Context, transition: Transition, report: NodeReport | None) -> Plan | None:
-    if report is None or (transition.step == "stopping" and context.is_free(transition.former)):
+    if report is None or transition.step == "checkpoint" or context.is_free(transition.former):
         return _give_up_when_late(context, transition)
     return Plan("switchover.wait", f"Switchover: {transition.step}.", context.state)
 
 
 def _give_up_when_late(context: Context, transition: Transition) -> Plan | None:
     limit_ms = context.policy.stop_deadline_ms + context.policy.drain_deadline_ms
+    if transition.step == "checkpoint":
+        limit_ms = context.policy.checkpoint_deadline_ms
     if context.now_ms - transition.step_began_ms < limit_ms:
         return Plan("switchover.wait", f"Switchover: {transition.step}.", context.state)
     state = msgspec.structs.replace(context.state, transition=None)
@@ -103,17 +123,9 @@ def _promote(context: Context, transition: Transition, report: NodeReport | None
     candidate = context.report(transition.candidate)
     stop = report.planned_stop if report is not None else None
     if candidate is not None and stop is not None and has_replayed_shutdown(candidate, stop.checkpoint_lsn):
-        if not context.is_free(transition.candidate):
-            return Plan("switchover.wait", f"{transition.candidate} is busy.", context.state)
-        state = _at_step(context, transition, "promoting")
-        state = msgspec.structs.replace(state, term=state.term + 1)
-        op = promotion_op(context, transition.candidate, candidate)
-        return Plan(
-            "switchover.promote",
-            f"Promoting {transition.candidate} in term {state.term}.",
-            state,
-            {transition.candidate: op},
-        )
+        why = candidacy(context.state, transition.candidate, candidate, context.policy)
+        if why is Candidacy.PROMOTABLE and context.is_idle(transition.candidate):
+            return _promote_now(context, transition, candidate)
     if context.now_ms - transition.step_began_ms < context.policy.drain_deadline_ms:
         return Plan("switchover.wait", f"{transition.candidate} replays the shutdown record.", context.state)
     state = msgspec.structs.replace(context.state, transition=None)
@@ -124,6 +136,17 @@ def _promote(context: Context, transition: Transition, report: NodeReport | None
         state, transition.candidate, eligible_incarnation=None, eligible_reason="did not replay the shutdown record"
     )
     return Plan("switchover.abandoned", sentence, state)
+
+
+def _promote_now(context: Context, transition: Transition, candidate: NodeReport) -> Plan:
+    moved = msgspec.structs.replace(
+        transition, candidate_incarnation=candidate.incarnation, candidate_wal_lsn=wal_end(candidate)
+    )
+    state = _at_step(context, moved, "promoting")
+    state = msgspec.structs.replace(state, term=next_term(state))
+    op = promotion_op(context, transition.candidate, candidate)
+    sentence = f"Promoting {transition.candidate} in term {state.term}."
+    return Plan("switchover.promote", sentence, state, {transition.candidate: op})
 
 
 def has_replayed_shutdown(candidate: NodeReport, checkpoint_lsn: int) -> bool:

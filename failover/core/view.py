@@ -33,7 +33,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
 def phase(state: State, observation: Observation, policy: Policy) -> Phase:
     """healthy: primary open and a standby promotable; degraded: open otherwise (DESIGN section 7)."""
-    if state.transition is not None:
+    if state.transition is not None and state.transition.step != "checkpoint":
         failing = state.transition.kind is TransitionKind.FAILOVER
         return Phase.FAILING_OVER if failing else Phase.SWITCHING_OVER
     if not state.history:
@@ -67,7 +67,8 @@ def topology(state: State, observation: Observation, policy: Policy, dsns: dict[
     """The record that servers follow; the primary is None while none is open."""
     now = phase(state, observation, policy)
     primary = None
-    shown = now in (Phase.HEALTHY, Phase.DEGRADED, Phase.SWITCHING_OVER)
+    promoting = state.transition is not None and state.transition.step == "promoting"
+    shown = now in (Phase.HEALTHY, Phase.DEGRADED, Phase.SWITCHING_OVER) and not promoting
     if shown and state.primary is not None and state.primary in dsns:
         primary = PrimaryEndpoint(state.primary, dsns[state.primary])
     standbys = tuple(

@@ -1,0 +1,48 @@
+"""Alarms that stand as long as their cause: derived anew in every tick, so that none is forgotten or left behind."""
+
+from __future__ import annotations
+
+from failover.core.candidate import carries_integrity_fault, is_eligible, is_foreign
+from failover.core.context import with_alarm
+from failover.core.model import Observation, State
+
+
+def note_alarms(state: State, observation: Observation) -> State:
+    """The state with these alarms raised or cleared; `no_primary` belongs to the rules that know the next step."""
+    for name, sentence in _standing(state, observation).items():
+        state = with_alarm(state, name, observation.at, sentence)
+    return state
+
+
+def _standing(state: State, observation: Observation) -> dict[str, str | None]:
+    standbys = [name for name in sorted(state.nodes) if name != state.primary]
+    found: dict[str, str | None] = {
+        "no_standby": _no_standby(state, standbys),
+        "rebuild_blocked": _rebuild_blocked(state, observation, standbys),
+    }
+    for name in standbys:
+        report = observation.nodes.get(name)
+        if report is not None:
+            sentence = f"the data directory of {name} is not this cluster's: it is left alone; next: move it away"
+            found[f"foreign_data_{name}"] = sentence if is_foreign(state, report) else None
+    return found
+
+
+def _no_standby(state: State, standbys: list[str]) -> str | None:
+    if not state.history or state.transition is not None or any(is_eligible(state.nodes[name]) for name in standbys):
+        return None
+    reasons = ", ".join(f"{name}: {state.nodes[name].eligible_reason}" for name in standbys)
+    return f"nothing may be promoted if {state.primary} fails ({reasons})"
+
+
+def _rebuild_blocked(state: State, observation: Observation, standbys: list[str]) -> str | None:
+    source = observation.nodes.get(state.primary or "")
+    waiting = next((name for name in standbys if state.nodes[name].needs_rebuild), None)
+    if source is None or waiting is None or not carries_integrity_fault(state.nodes[source.node], source):
+        return None
+    if state.nodes[waiting].rebuild_accepts_damage:
+        return None
+    return (
+        f"{waiting} must be rebuilt and {source.node} carries an integrity fault; "
+        f"next: repair {source.node}, or locum rebuild {waiting} --accept-damage"
+    )

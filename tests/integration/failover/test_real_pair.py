@@ -1,0 +1,82 @@
+"""The controller with two real agents and their PostgreSQL: first start, failover, rebuild, a controller's death."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from failover.client import ControllerClient
+from failover.controller import running_controller
+from failover.settings import ControllerSettings, NodeAddress
+from tests.nodes import HOST, NodeUnderTest, Pair, free_port, two_nodes
+
+
+def settings_for(pair: Pair, root: Path) -> ControllerSettings:
+    return ControllerSettings(
+        store_path=root / "locum.sqlite",
+        token_file=pair.a.settings.secrets_dir / "token",
+        nodes={
+            node.settings.name: NodeAddress(node.url, HOST, node.settings.postgres_port) for node in (pair.a, pair.b)
+        },
+        listen_port=free_port(),
+    )
+
+
+async def wait_cluster(
+    client: ControllerClient, condition: Callable[[dict[str, Any]], bool], *, deadline_s: float = 90
+) -> dict[str, Any]:
+    end = time.monotonic() + deadline_s
+    while True:
+        cluster = await client.cluster()
+        if condition(cluster):
+            return cluster
+        assert time.monotonic() < end, cluster
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def controlled(pair: Pair, settings: ControllerSettings) -> AsyncIterator[ControllerClient]:
+    async with running_controller(settings) as controller:
+        client = ControllerClient(pair.a.session, f"http://{HOST}:{settings.listen_port}", pair.a.token)
+        await client.ready(deadline_ms=5_000)
+        yield client
+        assert controller.loop is not None
+
+
+def kill_postgres(node: NodeUnderTest, incarnation: str) -> None:
+    os.kill(int(incarnation.split(":", maxsplit=1)[0]), signal.SIGKILL)
+
+
+def is_healthy(cluster: dict[str, Any]) -> bool:
+    return bool(cluster["phase"] == "healthy")
+
+
+async def test_from_nothing_to_healthy_and_through_a_failover(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as pair:
+        settings = settings_for(pair, tmp_path)
+        async with controlled(pair, settings) as client:
+            began = time.monotonic()
+            cluster = await wait_cluster(client, is_healthy)
+            print(f"healthy after {time.monotonic() - began:.1f} s: {cluster}")
+            assert (cluster["primary"], cluster["term"]) == ("a", 1)
+            assert cluster["confirming"] == ["b_g1"]
+
+            report = await pair.a.report()
+            killed = time.monotonic()
+            kill_postgres(pair.a, report.incarnation or "")
+            cluster = await wait_cluster(client, lambda now: bool(now["primary"] == "b"))
+            print(f"primary b shown {1000 * (time.monotonic() - killed):.0f} ms after the kill")
+            cluster = await wait_cluster(client, is_healthy)
+            print(f"healthy again after {time.monotonic() - killed:.1f} s: {cluster}")
+            assert (cluster["primary"], cluster["term"]) == ("b", 2)
+            [incident] = await client.incidents()
+            print(incident)
+            assert incident["verdict"]["kind"] == "process_dead"
+            assert incident["closed_at"] is not None
+            assert incident["outage_ms"] is not None
