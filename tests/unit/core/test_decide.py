@@ -113,7 +113,8 @@ def test_a_restarted_standby_is_eligible_but_not_promotable() -> None:
         ({"replay_moved": False}, Candidacy.STUCK),
         ({"receive_lsn": 0, "replay_lsn": 0}, Candidacy.BEHIND),
         ({"postmaster": Postmaster.EXITED}, Candidacy.NOT_RUNNING),
-        ({"fenced": True}, Candidacy.FENCED),
+        ({"fence_held": True}, Candidacy.FENCED),
+        ({"fenced": True}, Candidacy.NOT_RUNNING),
     ],
 )
 def test_why_a_standby_is_not_promotable(change: dict[str, object], expected: Candidacy) -> None:
