@@ -90,7 +90,11 @@ class AgentWatch:
         report = self.latest
         if report is None or self._told_at is None or (time.monotonic() - self._told_at) * 1000 > FRESH_MS:
             return False
-        return not witness or (report.witness is not None and report.witness.age_ms <= _WITNESS_FRESH_MS)
+        if not witness:
+            return True
+        # A look that still reached the primary may be older than its death: such a witness is asked again.
+        seen = report.witness
+        return seen is not None and seen.tcp != "connected" and seen.age_ms <= _WITNESS_FRESH_MS
 
     async def _ask(self, *, witness: bool, beside: bool = False) -> NodeReport | None:
         began = time.monotonic()
