@@ -36,6 +36,7 @@ from replication.spare import SpareConnection
 from replication.sql_watch import SqlWatch
 from replication.state_dir import StateDir, open_state
 from replication.supervisor import Supervisor
+from replication.threads import in_thread
 from replication.volumes import volumes
 from replication.wire import process
 from replication.wire.http import new_session
@@ -44,6 +45,7 @@ from replication.witness import WitnessWatch
 _log = structlog.get_logger()
 
 STOP_DEADLINE_MS = 10_000
+_SETTLE_S = 1.0
 _REMEMBER_INTERVAL_S = 1.0
 _CRASH_WORDS = "terminating any other active server processes"
 
@@ -59,7 +61,7 @@ def run(settings_path: Path) -> int:
 
 
 async def _main(settings_path: Path) -> int:
-    settings = await asyncio.to_thread(load, settings_path)
+    settings = await in_thread(load, settings_path)
     async with running_agent(settings) as agent:
         await process.until_signal()
         await agent.stop()
@@ -72,11 +74,11 @@ async def running_agent(settings: AgentSettings) -> AsyncIterator[Agent]:
 
     Raises InstallationError, StateError, SettingsError, SecretError or PortOccupied before anything was started.
     """
-    installation = await asyncio.to_thread(find_installation, settings.bindir)
-    node = await asyncio.to_thread(make_node, settings, installation)
+    installation = await in_thread(find_installation, settings.bindir)
+    node = await in_thread(make_node, settings, installation)
     check_overrides(settings.postgres)
-    store = await asyncio.to_thread(lambda: open_state(settings.state_dir, clock_ms=clock_ms()))
-    foreign = await asyncio.to_thread(data_directory.foreign_sentence, node)
+    store = await in_thread(lambda: open_state(settings.state_dir, clock_ms=clock_ms()))
+    foreign = await in_thread(data_directory.foreign_sentence, node)
     if foreign is not None:
         _log.error("agent.foreign_data", sentence=foreign)
     async with new_session() as session, asyncio.TaskGroup() as tasks:
@@ -99,6 +101,8 @@ class Agent:
         self._loops: list[asyncio.Task[None]] = []
         self._looks: set[asyncio.Task[None]] = set()
         self.store = store
+        self.begun = asyncio.Event()
+        """Set once it has looked at the node: before, its memory would tell of an empty disk and a dead postmaster."""
         deadline_ms = node.settings.probe_deadline_ms
         disk = DiskProbe(lambda: volumes(node), lambda: data_directory.inspect(node), deadline_ms)
         self.memory = Memory(node, disk)
@@ -123,7 +127,7 @@ class Agent:
 
     async def begin(self) -> None:
         """Adopt what runs, look at the data, and start every loop."""
-        await asyncio.to_thread(data_directory.clear_interrupted_initdb, self.node)
+        await in_thread(data_directory.clear_interrupted_initdb, self.node)
         adopted = await self.supervisor.adopt()
         await self.local.look_at_data()
         planned = self.store.state.planned_stop
@@ -140,7 +144,10 @@ class Agent:
         ):
             self._loops.append(self._tasks.create_task(loop(), name=name))
         if adopted:
-            self._loops.append(self._tasks.create_task(self._settle_adopted(), name="settle"))
+            settling = self._tasks.create_task(self._settle_adopted(), name="settle")
+            self._loops.append(settling)
+            await asyncio.wait({settling}, timeout=_SETTLE_S)
+        self.begun.set()
         _log.info("agent.began", node=self.node.name, version=self.node.installation.version_text, adopted=adopted)
         self.publisher.tell("began")
 

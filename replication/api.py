@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from replication.actions import Action
 from replication.errors import ActionFailed, StateError, WalUnavailable
@@ -25,7 +26,8 @@ def make_app(agent: Agent) -> web.Application:
     """The application of one agent; every POST needs the bearer token."""
     api = AgentApi(agent)
     app = web.Application(
-        middlewares=[error_middleware, token_guard(agent.node.secret("token"))], client_max_size=_ACTION_BYTES_MAX
+        middlewares=[error_middleware, token_guard(agent.node.secret("token")), _after_begin(agent)],
+        client_max_size=_ACTION_BYTES_MAX,
     )
     app.add_routes(
         [
@@ -41,6 +43,18 @@ def make_app(agent: Agent) -> web.Application:
         ]
     )
     return app
+
+
+def _after_begin(agent: Agent) -> Middleware:
+    """Answer nothing from a memory that has not looked at the node yet: a restarted agent would report a dead one."""
+
+    @web.middleware
+    async def wait(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path != "/livez":
+            await agent.begun.wait()
+        return await handler(request)
+
+    return wait
 
 
 class AgentApi:
