@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import msgspec
+import structlog
 
 from replication.actions import Grow
 from replication.client import AgentClient
@@ -18,6 +19,8 @@ from replication.node import Node
 from replication.retries import until
 from replication.sql_write import bounded
 from replication.wire.errors import WireError
+
+_log = structlog.get_logger()
 
 _SYNC_DEADLINE_MS = 1_000
 _WAIT_SEEN_DEADLINE_MS = 500
@@ -105,9 +108,16 @@ async def _prove_waiting(watcher: asyncpg.Connection, prober: asyncpg.Connection
                 await probe
         raise
     finally:
-        # Always, also when the pause's own answer was lost; the standby's agent lifts it by itself after a second.
-        await asyncio.shield(client.resume_replay())
+        await asyncio.shield(_resume(client))
     await probe
+
+
+async def _resume(client: AgentClient) -> None:
+    """Always, also when the pause's own answer was lost; a standby that is not reached lifts it itself after a second."""
+    try:
+        await client.resume_replay()
+    except WireError as error:
+        _log.warning("agent.replay_resume_unanswered", sentence=str(error))
 
 
 async def _see_it_wait(watcher: asyncpg.Connection, pid: int, probe: asyncio.Task[None]) -> None:

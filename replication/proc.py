@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from pathlib import Path
 
 import msgspec
@@ -95,6 +97,20 @@ def children_titled(parent: ProcessId, word: str) -> list[int]:
     except OSError:  # a kernel without CONFIG_PROC_CHILDREN
         children = [pid for pid, stat in all_stats().items() if stat.parent == parent.pid]
     return [pid for pid in children if word in _title(pid).split()]
+
+
+def signal_titled(pid: int, word: str, number: signal.Signals) -> None:
+    """Signal this process if its title has the word: a pid that was given to another process meanwhile is let be."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if word in _title(pid).split():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+    finally:
+        os.close(descriptor)
 
 
 def _title(pid: int) -> str:

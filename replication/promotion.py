@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 
@@ -13,6 +14,7 @@ from replication.actions import Promote
 from replication.errors import SQL_ERRORS, ActionFailed
 from replication.model import Reason
 from replication.node import Node
+from replication.proc import signal_titled
 from replication.retries import until
 
 _log = structlog.get_logger()
@@ -22,7 +24,7 @@ _RECEIVER_DEADLINE_MS = 5_000
 _POLL_MS = 2
 
 _RESUME = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_wal_replay_resume() END"
-_END_RECEIVER = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'walreceiver'"
+_RECEIVER = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'"
 _PROMOTE = "SELECT pg_promote(wait => false)"
 _END_CLIENTS = r"""
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -34,7 +36,7 @@ SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::
        (pg_last_wal_replay_lsn() - '0/0')::bigint AS fork_lsn
 WHERE NOT pg_is_in_recovery()
 """
-WARM_UP = (_RESUME, _END_RECEIVER, _PROMOTE, _END_CLIENTS, _PROMOTED)
+WARM_UP = (_RESUME, _RECEIVER, _PROMOTE, _END_CLIENTS, _PROMOTED)
 """What a connection that is kept ready for a promotion should have parsed before."""
 
 
@@ -74,7 +76,12 @@ async def _end_recovery(
     await asyncio.gather(connection.fetchval(_RESUME), clear_upstream())
 
     async def receiver_is_gone() -> bool:
-        return not await connection.fetchval(_END_RECEIVER)
+        # pg_terminate_backend knows no auxiliary processes, and a startup process that a query holds up hears nothing of
+        # the empty conninfo: only a signal ends the walreceiver for certain.
+        pid = await connection.fetchval(_RECEIVER)
+        if pid is not None:
+            signal_titled(pid, "walreceiver", signal.SIGTERM)
+        return pid is None
 
     sentence = "the walreceiver does not end"
     await until(receiver_is_gone, every_ms=_POLL_MS, deadline_ms=_RECEIVER_DEADLINE_MS, sentence=sentence)
@@ -86,7 +93,7 @@ async def _end_recovery(
         nonlocal promoted
         promoted = await connection.fetchrow(_PROMOTED)
         if promoted is None:
-            await connection.fetchval(_END_RECEIVER)
+            await receiver_is_gone()
         return promoted is not None
 
     sentence = "the standby has not left recovery; the promotion is still pending"

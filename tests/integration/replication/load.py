@@ -19,7 +19,7 @@ _numbers = itertools.count(1_000_000)
 async def insert(node: NodeUnderTest, rows: int, *, width: int = 200) -> None:
     """So many new rows in one transaction."""
     connection = await node.connect()
-    first = next(_numbers) * 1_000
+    first = next(_numbers) * 1_000_000
     sql = "INSERT INTO appointment SELECT $1::bigint + i, repeat('y', $3) FROM generate_series(1, $2::int) i"
     await connection.execute(sql, first, rows, width)
     await connection.close()
