@@ -18,7 +18,7 @@ from failover.core.model import Policy
 from failover.errors import StateConflict
 from failover.settings import SettingsError
 from replication import topology
-from replication.actions import Fence, Promote
+from replication.actions import Promote
 from replication.model import Postmaster, Role, Stage, Witness
 from replication.topology import Phase, Topology
 from replication.wire.errors import WireError
@@ -221,15 +221,6 @@ async def test_a_store_of_other_nodes_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="nodes x, y"):
             async with made.controller():
                 await asyncio.sleep(5)
-
-
-async def test_a_fence_waits_for_no_hung_peer_and_actions_start_over(tmp_path: Path) -> None:
-    async with scene(tmp_path) as made, made.controller():
-        await made.wait(lambda now: now["phase"] == "healthy")
-        term = (await made.client().cluster())["term"]
-        await made.client().command("/v1/nodes/b/fence", term, "drill")
-        _, action = await made.b.until_action("fence")
-        assert action.op == Fence(hold=True)
 
 
 async def test_topology_streams_end_with_the_controller(tmp_path: Path) -> None:
