@@ -3,8 +3,6 @@ and after one: does the closed primary refuse everybody (check_closed). DESIGN s
 
 from __future__ import annotations
 
-import asyncio
-
 import asyncpg
 
 from replication.client import AgentClient, History, WalEnd
@@ -12,6 +10,7 @@ from replication.errors import SQL_ERRORS, ActionFailed, WalUnavailable
 from replication.model import Comparison, Reason, WalComparison, format_lsn
 from replication.node import DATABASE, ROLE_SERVER, Node
 from replication.retries import until
+from replication.threads import in_thread
 from replication.wal_end import StoppedWal, read_stopped_wal
 from replication.wal_files import hash_range, segment_start
 from replication.wire.errors import WireError
@@ -171,9 +170,7 @@ async def _check_bytes(node: Node, own: StoppedWal, client: AgentClient, upstrea
 
 
 async def _own_hash(node: Node, own: StoppedWal, timeline: int, start: int, end: int) -> str:
-    return await asyncio.to_thread(
-        hash_range, node.data_dir / "pg_wal", own.history.for_range(timeline, end), start, end
-    )
+    return await in_thread(hash_range, node.data_dir / "pg_wal", own.history.for_range(timeline, end), start, end)
 
 
 def _differs(sentence: str) -> ActionFailed:

@@ -11,6 +11,7 @@ from replication.errors import ActionFailed
 from replication.model import DataDirectory, Reason
 from replication.node import SUPERUSER, Node
 from replication.proc import all_stats, servers_of
+from replication.threads import in_thread
 from replication.tools import run_tool
 from replication.wire.secrets import write_private
 
@@ -55,7 +56,7 @@ async def initdb(node: Node) -> None:
 
     Raises ActionFailed: WRONG_STATE when the directory is not empty, FAILED or DEADLINE.
     """
-    pwfile = await asyncio.to_thread(_begin_initdb, node)
+    pwfile = await in_thread(_begin_initdb, node)
     command = node.installation.command(
         "initdb",
         f"--pgdata={node.data_dir}",
@@ -69,11 +70,11 @@ async def initdb(node: Node) -> None:
     try:
         await run_tool(command, deadline_s=_INITDB_DEADLINE_S)
     except BaseException:
-        await asyncio.shield(asyncio.to_thread(clear_interrupted_initdb, node))
+        await asyncio.shield(in_thread(clear_interrupted_initdb, node))
         raise
     finally:
         pwfile.unlink(missing_ok=True)
-    await asyncio.to_thread(unmark_building, node)
+    await in_thread(unmark_building, node)
 
 
 def prepare(node: Node, *, standby: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,6 +22,7 @@ from replication.settings_file import CONF, HBA, IDENT, Written, render_conf, re
 from replication.spare import SpareConnection
 from replication.state_dir import AgentState, StateDir
 from replication.supervisor import Supervisor
+from replication.threads import in_thread
 from replication.wire.secrets import write_private
 
 _RELOAD_DEADLINE_MS = 3_000
@@ -78,7 +78,7 @@ class LocalNode:
 
         Not `durable`: without fsync, where milliseconds count and every start writes them anew anyway.
         """
-        await asyncio.to_thread(self._write_files, written_from(self.state), revision, durable)
+        await in_thread(self._write_files, written_from(self.state), revision, durable)
 
     async def reload(self) -> None:
         """SIGHUP, and return when a session that was there before has read the new files.
@@ -117,11 +117,11 @@ class LocalNode:
     async def write_passfile(self) -> None:
         """What libpq's clients (walreceiver, pg_basebackup) need to log in."""
         text = render_passfile(self.node.secret("replication"))
-        await asyncio.to_thread(write_private, self.node.passfile, text)
+        await in_thread(write_private, self.node.passfile, text)
 
     async def look_at_data(self) -> None:
         """Note what the data directory is now, and whose."""
-        self.memory.data = await asyncio.to_thread(data_directory.inspect, self.node)
+        self.memory.data = await in_thread(data_directory.inspect, self.node)
         self.memory.system_identifier = None
         if self.memory.data is DataDirectory.PRESENT:
             try:

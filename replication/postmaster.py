@@ -11,6 +11,7 @@ from pathlib import Path
 
 from replication.errors import ReplicationError
 from replication.proc import ProcessId, alive, identify
+from replication.threads import in_thread
 
 
 class PostmasterProcess:
@@ -68,18 +69,18 @@ class PostmasterProcess:
 async def spawn(command: list[str], output: Path) -> PostmasterProcess:
     """Start a postmaster as a direct child, in a session of its own: neither the terminal's Ctrl-C nor this agent's end
     reaches it. What it says before its log collector runs goes to `output`. Raises OSError."""
-    starting = asyncio.ensure_future(asyncio.to_thread(_popen, command, output))
+    starting = asyncio.ensure_future(in_thread(_popen, command, output))
     try:
         child = await asyncio.shield(starting)
     except asyncio.CancelledError:
         # The thread cannot be called back: what it has started is ended, so that a fence finds nothing half-begun.
         child = await starting
         child.kill()
-        await asyncio.to_thread(child.wait)
+        await in_thread(child.wait)
         raise
     identity = identify(child.pid)
     if identity is None:
-        code = await asyncio.to_thread(child.wait)
+        code = await in_thread(child.wait)
         raise ReplicationError(f"{command[-1]} ended at once: {exit_sentence(code)}; see {output}")
     return PostmasterProcess(identity, child)
 

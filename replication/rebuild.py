@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import signal
 from collections.abc import Callable
 
 from replication import data_directory
@@ -14,8 +16,11 @@ from replication.model import Reason
 from replication.node import Node
 from replication.postmaster import clean_environment
 from replication.settings_file import replication_conninfo
+from replication.threads import in_thread
 
 _SILENCE_S = 60.0
+_SYNC_S = 900.0
+"""Having received everything it forces every file to the disk, and says nothing."""
 _SPREAD_CHECKPOINT_S = 400.0
 """A spread checkpoint takes most of checkpoint_timeout (5 min) before the first byte comes."""
 _PROGRESS = re.compile(rb"(\d+)/(\d+) kB")
@@ -34,7 +39,7 @@ async def rebuild(node: Node, op: Rebuild, progress: Callable[[float], None]) ->
     peer = node.settings.peers.get(op.source)
     if peer is None:
         raise ActionFailed(Reason.CANNOT_ASK, f"the settings of node {node.name} name no peer {op.source!r}")
-    await asyncio.to_thread(_empty, node)
+    await in_thread(_empty, node)
     name = f"rebuild_{node.name}_{op.nonce}"
     command = node.installation.command(
         "pg_basebackup",
@@ -47,7 +52,7 @@ async def rebuild(node: Node, op: Rebuild, progress: Callable[[float], None]) ->
         "--no-password",
     )
     await _run(command, progress, _SILENCE_S if op.fast_checkpoint else _SPREAD_CHECKPOINT_S)
-    await asyncio.to_thread(_tidy, node)
+    await in_thread(_tidy, node)
     progress(1.0)
 
 
@@ -75,7 +80,7 @@ async def _run(command: list[str], progress: Callable[[float], None], first_sile
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # it has a child that receives the WAL
             await asyncio.shield(process.wait())
     if code != 0:
         raise ActionFailed(Reason.FAILED, f"pg_basebackup failed with code {code}: {said}")
@@ -99,7 +104,7 @@ async def _follow(process: asyncio.subprocess.Process, progress: Callable[[float
             if share is None:
                 words = (words + b" " + line)[-4 * _SAID_CHARS_MAX :]
             else:
-                silence_s = _SILENCE_S
+                silence_s = _SILENCE_S if share < 1 else _SYNC_S
                 progress(share)
 
 

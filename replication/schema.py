@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import asyncpg
 
 from replication.actions import ApplySchema
@@ -13,6 +11,7 @@ from replication.model import Reason
 from replication.node import DATABASE, ROLE_REPLICATION, ROLE_SERVER, SUPERUSER
 from replication.scram import scram_secret
 from replication.sql_write import bounded
+from replication.threads import in_thread
 
 _DEADLINE_S = 60.0
 _EXTENSIONS = ("amcheck", "pageinspect", "pg_visibility", "btree_gist")
@@ -25,7 +24,7 @@ async def apply_schema(local: LocalNode, op: ApplySchema, revision: int) -> Outc
     del op, revision
     path = local.node.settings.schema_file
     try:
-        text = await asyncio.to_thread(path.read_text, encoding="utf-8")
+        text = await in_thread(path.read_text, encoding="utf-8")
     except OSError as error:
         raise ActionFailed(Reason.FAILED, f"cannot read the schema {path}: {error.strerror}") from error
     async with local.connection() as connection:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from replication import data_directory
 from replication.actions import CompareWal, InitDb, Rebuild, StartPrimary, StartStandby
 from replication.closed_start import check_closed, compare_wal, prove_history
@@ -11,6 +9,7 @@ from replication.errors import ActionFailed
 from replication.local_node import LocalNode, Outcome
 from replication.rebuild import rebuild
 from replication.slots import ensure_slots
+from replication.threads import in_thread
 
 
 async def start_primary(local: LocalNode, op: StartPrimary, revision: int) -> Outcome:
@@ -59,7 +58,7 @@ async def compare_with_peer(local: LocalNode, op: CompareWal, revision: int) -> 
 
 async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
     """Replace the data directory; until the end it counts as half-built and cannot be started."""
-    await asyncio.to_thread(data_directory.mark_building, local.node, "rebuild")
+    await in_thread(data_directory.mark_building, local.node, "rebuild")
     await local.look_at_data()
     await local.write_passfile()
 
@@ -68,7 +67,7 @@ async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
         local.publish("rebuild_progress")
 
     await rebuild(local.node, op, progress)
-    await asyncio.to_thread(data_directory.unmark_building, local.node)
+    await in_thread(data_directory.unmark_building, local.node)
     await local.look_at_data()
     changes = {
         "rebuilt_revision": revision,

@@ -20,6 +20,7 @@ from replication.model import (
     Stage,
     WalComparison,
 )
+from replication.threads import in_thread
 from replication.wire.secrets import write_private
 
 RESULTS_MAX = 16
@@ -81,7 +82,7 @@ class StateDir:
         self.state = msgspec.structs.replace(self.state, **changes)
         self._highest_revision = max(self._highest_revision, self.state.revision)
         async with self._turn:
-            await asyncio.to_thread(self._write, self.state)
+            await in_thread(self._write, self.state)
         return self.state
 
     async def end_action(self, result: ActionResult, **changes: Any) -> AgentState:

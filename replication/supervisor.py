@@ -23,6 +23,7 @@ from replication.proc import ProcessId, find_postmaster, parse_process_id
 from replication.retries import until
 from replication.settings_file import conf_path
 from replication.state_dir import StateDir
+from replication.threads import in_thread
 
 _log = structlog.get_logger()
 
@@ -73,7 +74,7 @@ class Supervisor:
     async def adopt(self) -> bool:
         """At the agent's start: take over a postmaster that an earlier agent started, or note that it is gone."""
         state = self.store.state
-        found = await asyncio.to_thread(find_postmaster, self.directory)
+        found = await in_thread(find_postmaster, self.directory)
         process = adopt(found) if found is not None else None
         if process is not None:
             self._take(process)
@@ -82,7 +83,7 @@ class Supervisor:
             _log.info("agent.adopted", incarnation=self.incarnation)
             return True
         # Backends outlive a postmaster that was killed alone, by seconds in which they still answer.
-        await asyncio.to_thread(fence, None, self.directory)
+        await in_thread(fence, None, self.directory)
         if state.running and state.incarnation is not None:
             self.postmaster, self.ended_unasked = Postmaster.EXITED, True
             self.exit_sentence = "ended while no agent was there to see it"
@@ -96,7 +97,7 @@ class Supervisor:
         """
         if self.running:
             raise ActionFailed(Reason.WRONG_STATE, f"the postmaster {self.incarnation} runs already")
-        await asyncio.to_thread(data_directory.prepare, self.node, standby=standby)
+        await in_thread(data_directory.prepare, self.node, standby=standby)
         command = self.node.installation.command("postgres", f"--config-file={conf_path(self.node)}")
         command += ["-D", str(self.node.data_dir)]
         self._asked, self.ended_unasked, self.exit_sentence, self.last_words = False, False, None, None
@@ -118,7 +119,7 @@ class Supervisor:
             if not process.running:
                 how, why = process.exited.result(), await self._why()
                 raise ActionFailed(Reason.FAILED, f"PostgreSQL did not start ({how}): {why}; see {self.node.log_dir}")
-            return await asyncio.to_thread(self._pid_file_status) == _STATUS_READY
+            return await in_thread(self._pid_file_status) == _STATUS_READY
 
         sentence = "PostgreSQL still does not accept connections; it goes on starting"
         await until(ready, every_ms=_READY_POLL_MS, deadline_ms=READY_DEADLINE_MS, sentence=sentence)
@@ -143,7 +144,7 @@ class Supervisor:
         except TimeoutError:
             await self.fence()
             return False
-        await asyncio.to_thread(fence, None, self.directory)
+        await in_thread(fence, None, self.directory)
         return True
 
     async def fence(self) -> Fenced:
@@ -151,7 +152,7 @@ class Supervisor:
         self._asked = True
         identity = self._last_identity()
         try:
-            fenced = await asyncio.shield(asyncio.to_thread(fence, identity, self.directory))
+            fenced = await asyncio.shield(in_thread(fence, identity, self.directory))
         except FenceIncomplete as error:
             raise ActionFailed(Reason.DEADLINE, str(error)) from error
         if self.process is not None and self.process.running:
@@ -172,7 +173,7 @@ class Supervisor:
 
     async def _finish_crash(self) -> None:
         began = time.monotonic()
-        await asyncio.to_thread(fence, self._last_identity(), self.directory)
+        await in_thread(fence, self._last_identity(), self.directory)
         _log.info("agent.crash_finished", took_ms=round((time.monotonic() - began) * 1000, 1))
 
     def _last_identity(self) -> ProcessId | None:
@@ -194,7 +195,7 @@ class Supervisor:
         self._run_soon("after_exit", self._after_exit)
 
     async def _after_exit(self) -> None:
-        await asyncio.to_thread(fence, None, self.directory)
+        await in_thread(fence, None, self.directory)
         await self.store.change(running=False, exit_sentence=self.exit_sentence)
 
     def _become(self, postmaster: Postmaster) -> None:
@@ -207,7 +208,7 @@ class Supervisor:
 
         async def said() -> bool:
             if self.last_words is None:
-                self.last_words = await asyncio.to_thread(_last_fatal, self.node.log_dir / START_LOG)
+                self.last_words = await in_thread(_last_fatal, self.node.log_dir / START_LOG)
             return self.last_words is not None
 
         with contextlib.suppress(ActionFailed):

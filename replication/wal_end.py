@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from replication.errors import ActionFailed, WalUnavailable
 from replication.history import Timeline, newest_timeline
 from replication.model import WAL_SEGMENT_BYTES, Reason, format_lsn, parse_lsn
 from replication.node import Node
+from replication.threads import in_thread
 from replication.tools import run_tool
 from replication.wal_files import contiguous_end, find_segment, segment_name, segment_start
 
@@ -55,12 +55,12 @@ async def read_stopped_wal(node: Node) -> StoppedWal:
     pg_wal = node.data_dir / "pg_wal"
     with tempfile.TemporaryDirectory(prefix="locum-wal-") as scratch:
         try:
-            history = await asyncio.to_thread(newest_timeline, pg_wal, control.timeline, control.checkpoint_lsn)
-            stop = await asyncio.to_thread(contiguous_end, pg_wal, history, control.redo_lsn)
+            history = await in_thread(newest_timeline, pg_wal, control.timeline, control.checkpoint_lsn)
+            stop = await in_thread(contiguous_end, pg_wal, history, control.redo_lsn)
             folder = pg_wal
             if control.redo_lsn < history.begins(history.timeline):
                 folder = Path(scratch)
-                await asyncio.to_thread(_join_timelines, pg_wal, folder, history, control.redo_lsn, stop)
+                await in_thread(_join_timelines, pg_wal, folder, history, control.redo_lsn, stop)
         except (WalUnavailable, OSError, ValueError) as error:
             raise ActionFailed(Reason.FAILED, f"the WAL of node {node.name} cannot be read: {error}") from error
         lsn, total_bytes, what = await _last_record(node, folder, history.timeline, control.redo_lsn, stop)

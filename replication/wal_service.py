@@ -11,6 +11,7 @@ from replication.history import Timeline, newest_timeline, read_timeline
 from replication.local_node import LocalNode
 from replication.model import Reason, format_lsn
 from replication.probes.sql import SqlFacts
+from replication.threads import in_thread
 from replication.wal_end import read_stopped_wal
 from replication.wal_files import hash_range
 
@@ -58,7 +59,7 @@ async def _live_end(local: LocalNode) -> WalEnd:
     end_lsn = await _replayed_all(local)
     try:
         pg_wal = local.node.data_dir / "pg_wal"
-        history = await asyncio.to_thread(newest_timeline, pg_wal, facts.timeline, facts.redo_lsn)
+        history = await in_thread(newest_timeline, pg_wal, facts.timeline, facts.redo_lsn)
     except (OSError, ValueError) as error:
         raise ActionFailed(Reason.FAILED, f"its timelines cannot be read: {error}") from error
     return WalEnd(
@@ -113,7 +114,7 @@ async def answer_wal_hash(local: LocalNode, timeline: int, start: int, end: int)
         history = (await _history(local, newest)).for_range(timeline, end)
     except ValueError as error:
         raise ActionFailed(Reason.WRONG_STATE, f"this node never was on timeline {timeline}: {error}") from error
-    digest = await asyncio.to_thread(hash_range, local.node.data_dir / "pg_wal", history, start, end)
+    digest = await in_thread(hash_range, local.node.data_dir / "pg_wal", history, start, end)
     timelines = tuple(sorted({history.at(start), history.at(end - 1)}))
     return WalHash(sha256=digest, flush_lsn=flush_lsn, timelines=timelines)
 
@@ -127,7 +128,7 @@ async def answer_history(local: LocalNode) -> History:
 
 async def _history(local: LocalNode, timeline: int) -> Timeline:
     try:
-        return await asyncio.to_thread(read_timeline, local.node.data_dir / "pg_wal", timeline)
+        return await in_thread(read_timeline, local.node.data_dir / "pg_wal", timeline)
     except (OSError, ValueError) as error:
         raise ActionFailed(Reason.FAILED, f"the history of timeline {timeline} cannot be read: {error}") from error
 

@@ -46,6 +46,14 @@ def test_errno_names_the_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert os.strerror(code) in (result.error or "")
 
 
+def test_a_full_disk(tmp_path: Path) -> None:
+    """The kernel's own ENOSPC, from /dev/full."""
+    (tmp_path / f".locum-probe-{os.getpid()}").symlink_to("/dev/full")
+    result = probe_volumes(lambda: [tmp_path], present, 1)
+    assert result.fault is FaultKind.STORAGE_FULL
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_disk_that_gives_back_other_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "_read_back", lambda path: bytes(disk.BLOCK_BYTES))
     with pytest.raises(OSError, match="other bytes") as caught:
