@@ -13,7 +13,7 @@ from tests.acceptance.workload import Booking, History
 
 # The table is read by SQL of our own, not through the server: what it says of itself is what is being checked.
 _ROWS = """
-SELECT id::text AS id, status, starts_at AS start, ends_at AS "end", practitioner_id, patient_id
+SELECT id::text AS id, status, lower(during) AS start, upper(during) AS "end", practitioner_id, patient_id
 FROM appointment WHERE status = 'booked'
 """
 
