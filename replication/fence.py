@@ -11,7 +11,7 @@ import time
 import msgspec
 
 from replication.errors import FenceIncomplete
-from replication.proc import ProcessId, all_stats, servers_of
+from replication.proc import ProcessId, all_stats, read_stat, servers_of
 
 FENCE_DEADLINE_S = 2.0
 
@@ -73,7 +73,7 @@ def _stop(postmaster: ProcessId) -> None:
     if descriptor is None:
         return
     try:
-        stat = all_stats().get(postmaster.pid)
+        stat = read_stat(postmaster.pid)
         if stat is not None and stat.started == postmaster.started:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGSTOP)

@@ -7,10 +7,10 @@ import os
 import signal
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from replication import actions
+from replication.errors import SQL_ERRORS
 from replication.model import Comparison, NodeReport, Postmaster, Reason, Stage
 from tests.nodes import POSTGRES_15, NodeUnderTest, Pair, two_nodes
 
@@ -61,7 +61,7 @@ async def test_grow_failover_and_return(tmp_path: Path, bindir: Path | None) -> 
         unacknowledged = asyncio.ensure_future(write(pair.a, 99))
         await pair.a.wait(lambda report: report.commit_waiting_ms is not None, deadline_s=5)
         await kill(pair.a)
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        with pytest.raises(SQL_ERRORS):
             await unacknowledged
         assert await numbers(pair.b) == [1]
         await write(pair.b, 2)

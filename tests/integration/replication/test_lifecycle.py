@@ -14,6 +14,7 @@ import pytest
 
 from replication import actions
 from replication.actions import Refusal
+from replication.errors import SQL_ERRORS
 from replication.model import DataDirectory, Postmaster, Reason, Role, Stage
 from replication.proc import all_stats, servers_of
 from tests.nodes import POSTGRES_15, NodeUnderTest, one_node
@@ -168,7 +169,7 @@ async def test_a_fence_ends_the_action_under_way(node: NodeUnderTest) -> None:
     ended = next(result for result in report.results if result.revision == stop.revision)
     assert not ended.ok and ended.reason == Reason.INTERRUPTED
     assert report.doing is None and processes(node) == []
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+    with pytest.raises(SQL_ERRORS):
         await waiting
 
 
@@ -204,7 +205,7 @@ async def test_a_stop_waits_for_commits_that_wait_and_fences_at_its_deadline(nod
     assert result.reason == Reason.DEADLINE
     report = await node.report()
     assert report.fenced and report.planned_stop is None and processes(node) == []
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+    with pytest.raises(SQL_ERRORS):
         await waiting
 
 
