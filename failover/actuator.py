@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -20,13 +20,18 @@ _ACT_MS = 1_000
 class Actuator:
     """Sends in tasks of its own, so that a hung agent does not hold up the next round."""
 
-    def __init__(self, agents: dict[str, AgentClient], metrics: Metrics, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, agents: dict[str, AgentClient], metrics: Metrics, tasks: asyncio.TaskGroup, wake: Callable[[], None]
+    ) -> None:
+        self.refused: dict[str, int] = {}
+        """For each node the revision of the newest action that its agent refused: it will never run."""
+        self._wake = wake
         self._agents = agents
         self._metrics = metrics
         self._tasks = tasks
 
     def send(self, actions: Iterable[Action]) -> None:
-        """Begin to send each; a refusal or a failure is logged and counted, nothing else."""
+        """Begin to send each; a refusal is told to the core with the next observation, a failure is only logged."""
         for action in actions:
             self._tasks.create_task(self._send(action), name=f"act-{action.node}-{action.revision}")
 
@@ -42,6 +47,8 @@ class Actuator:
             return
         self._metrics.actions.labels(op, "accepted" if refused is None else "refused").inc()
         if refused is not None:
+            self.refused[action.node] = max(action.revision, self.refused.get(action.node, 0))
+            self._wake()
             _log.warning(
                 "controller.action_refused",
                 node=action.node,

@@ -45,8 +45,8 @@ class Change(msgspec.Struct, frozen=True):
 def standing(state: State, observation: Observation, phase: Phase) -> list[Standing]:
     """Every cause for an alarm in this round, the core's own first. Pure."""
     found = [Standing(alarm.name, alarm.sentence) for alarm in state.alarms]
-    if phase is Phase.DEGRADED:
-        sentence = f"{state.primary} serves alone: no standby may be promoted."
+    if phase is Phase.DEGRADED and not any(alarm.name == "no_standby" for alarm in state.alarms):
+        sentence = f"{state.primary} serves, and no standby may be promoted at the moment; see `locum status`."
         found.append(Standing("degraded", sentence, _DEGRADED_PATIENCE_MS))
     for name in sorted(state.nodes):
         report = observation.nodes.get(name)

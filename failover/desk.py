@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from failover.core.model import Command, Reply
@@ -14,7 +13,7 @@ class Desk:
     """`ask` is called by the API, `next` and `answer` by the controller's loop."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Command] = deque()
+        self._waiting: list[Command] = []
         self._replies: dict[str, asyncio.Future[Reply]] = {}
 
     async def ask(self, command: Command, *, deadline_ms: int, wake: Callable[[], None]) -> Reply:
@@ -33,21 +32,16 @@ class Desk:
             ) from error
         finally:
             del self._replies[command.id]
-            if command in self._waiting:
-                self._waiting.remove(command)
+            self._waiting = [waiting for waiting in self._waiting if waiting.id != command.id]
 
     def next(self) -> tuple[Command, ...]:
-        """The oldest command that somebody still waits for; none or one, as the core takes one a tick."""
-        return (self._waiting.popleft(),) if self._waiting else ()
-
-    @property
-    def is_empty(self) -> bool:
-        """No command waits for its tick."""
-        return not self._waiting
+        """The oldest command, or none: the core takes one a tick. It stays on the desk until it is answered."""
+        return tuple(self._waiting[:1])
 
     def answer(self, replies: tuple[Reply, ...]) -> None:
         """Hand over what the core replied, once it is stored."""
         for reply in replies:
+            self._waiting = [command for command in self._waiting if command.id != reply.id]
             waiting = self._replies.get(reply.id)
             if waiting is not None and not waiting.done():
                 waiting.set_result(reply)

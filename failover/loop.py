@@ -49,7 +49,7 @@ class Loop:
             for name, client in controller.agents.items()
         }
         self._observer = Observer(self._watches, controller.servers, self._clock, self._lag, self._policy, tasks)
-        self._actuator = Actuator(controller.agents, controller.metrics, tasks)
+        self._actuator = Actuator(controller.agents, controller.metrics, tasks, self.wake)
         self._alarms = AlarmBook()
         self._trends = {name: StorageTrend() for name in state.nodes}
         self._trouble: Standing | None = None
@@ -69,8 +69,6 @@ class Loop:
             due = time.monotonic() + interval_s
             self._woken.clear()
             await self._tick(self._controller.desk.next())
-            if not self._controller.desk.is_empty:
-                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
                     await self._woken.wait()
@@ -88,7 +86,7 @@ class Loop:
 
     async def _tick(self, commands: tuple[Command, ...]) -> None:
         with self._controller.metrics.round_seconds.time():
-            observation = await self._observer.observe(self.state.primary, commands)
+            observation = await self._observer.observe(self.state.primary, commands, self._actuator.refused)
         before = self.state
         self._trouble = None
         try:
@@ -116,7 +114,7 @@ class Loop:
         self._outage_open = self._outage_open or incidents.has_open_outage(lines)
 
     def _tell(self, before: State, decision: Decision) -> None:
-        self._controller.desk.answer(decision.replies)
+        self._answer(decision.replies)
         self._controller.metrics.decisions.labels(decision.kind).inc()
         if decision.kind != self._last_kind or decision.actions:
             _log.info(
@@ -128,13 +126,22 @@ class Loop:
                 was_revision=before.revision,
                 actions=[f"{action.node}:{action.op.__struct_config__.tag}" for action in decision.actions],
             )
+            if self.state is not before and not decision.actions:
+                # A step without an action brings no event of an agent: the next one is due at once.
+                self.wake()
         self._last_kind = decision.kind
 
     def _note_trouble(self, name: str, sentence: str, commands: tuple[Command, ...]) -> None:
         """Nothing was decided: say so, and look again. Nothing is acted on that was not stored."""
         _log.error("controller.undecided", name=name, sentence=sentence)
         self._trouble = Standing(name, sentence)
-        self._controller.desk.answer(tuple(Reply(command.id, 503, sentence) for command in commands))
+        self._answer(tuple(Reply(command.id, 503, sentence) for command in commands))
+
+    def _answer(self, replies: tuple[Reply, ...]) -> None:
+        """The command after an answered one is due at once."""
+        self._controller.desk.answer(replies)
+        if replies and self._controller.desk.next():
+            self.wake()
 
     async def _publish(self, observation: Observation) -> None:
         """Push the topology when it changed; then what is not urgent."""

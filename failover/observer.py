@@ -37,8 +37,11 @@ class Observer:
         self._policy = policy
         self._tasks = tasks
 
-    async def observe(self, primary: str | None, commands: tuple[Command, ...] = ()) -> Observation:
-        """Look at every agent; when the primary is suspect, the others look at its PostgreSQL afresh first."""
+    async def observe(self, primary: str | None, commands: tuple[Command, ...], refused: dict[str, int]) -> Observation:
+        """Look at every agent; when the primary is suspect, the others look at its PostgreSQL afresh first.
+
+        `refused`: for each node the newest action that its agent refused.
+        """
         began = time.monotonic()
         suspect = self._is_suspect(primary)
         await self._look(list(self._watches), witness=suspect)
@@ -52,6 +55,7 @@ class Observer:
             silence=silence,
             servers=self._servers.seen(),
             commands=commands,
+            refused=dict(refused),
             late=self._is_late(began),
         )
 

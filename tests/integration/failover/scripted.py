@@ -19,9 +19,12 @@ from failover.core.model import Decision, NodeRecord, Observation, State, TermRe
 from failover.settings import ControllerSettings, NodeAddress
 from failover.store.base import JournalEntry
 from failover.store.sqlite import SqliteStore
-from replication.actions import Action, Op, op_name
+from replication.actions import Action, Op, Refusal, op_name
+from replication.client import RefusedAction
 from replication.model import (
+    ActionResult,
     DataDirectory,
+    Doing,
     NodeReport,
     Postmaster,
     Probe,
@@ -121,7 +124,7 @@ def standby_report() -> NodeReport:
 
 
 class ScriptedAgent:
-    """Answers as an agent does; `accept` persists term and revision, and nothing else happens."""
+    """Answers as an agent does; what it accepts runs until `finish`."""
 
     def __init__(self, report: NodeReport) -> None:
         self.report = report
@@ -129,6 +132,8 @@ class ScriptedAgent:
         self.actions: list[tuple[float, Action]] = []
         self.observed = 0
         self.witnesses = 0
+        self.refusals = 0
+        """How many of the next actions are refused."""
         self._hub = EventHub()
         self._going = asyncio.Event()
         self._going.set()
@@ -190,6 +195,11 @@ class ScriptedAgent:
                         return at, action
                 await self._arrived.wait()
 
+    def finish(self, action: Action, **changes: Any) -> float:
+        """The action ended well, with these effects, and that is pushed; when."""
+        result = ActionResult(action.revision, op_name(action.op), True, "done")
+        return self.tell(doing=None, results=(*self.report.results, result), **changes)
+
     def ops(self) -> list[Op]:
         return [action.op for _, action in self.actions]
 
@@ -213,7 +223,11 @@ class ScriptedAgent:
         await self._going.wait()
         assert request.headers["Authorization"] == f"Bearer {TOKEN}"
         action = await read_json(request, Action)
-        self.change(term=max(action.term, self.report.term), revision=action.revision)
+        if self.refusals > 0:
+            self.refusals -= 1
+            return json_response(RefusedAction(Refusal.BUSY, "a certify is under way"), 409)
+        doing = Doing(action.revision, op_name(action.op), 0)
+        self.change(term=max(action.term, self.report.term), revision=action.revision, doing=doing)
         self.actions.append((at, action))
         self._arrived.set()
         return json_response({"accepted": True}, 202)

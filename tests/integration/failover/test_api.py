@@ -13,7 +13,7 @@ import pytest
 
 from failover.errors import ControllerError
 from replication.actions import Fence, Unfence
-from replication.model import ActionResult, Fault, FaultKind, Postmaster, Role, ServerReport, Stage
+from replication.model import Fault, FaultKind, Postmaster, Role, ServerReport, Stage
 from replication.wire.http import get_bytes, post_json
 from tests.integration.failover.scripted import HEALTHY, TOKEN, Scene, scene
 
@@ -109,7 +109,9 @@ async def test_fence_and_unfence_reach_the_node(tmp_path: Path) -> None:
         _, action = await made.b.until_action("fence")
         assert (action.op, action.term, action.boot_id) == (Fence(hold=True), 3, "boot-b")
         assert action.revision > HEALTHY.revision
-        made.b.tell(fence_held=True, fenced=True, postmaster=Postmaster.EXITED, in_recovery=None, receiver=None)
+        made.b.finish(
+            action, fence_held=True, fenced=True, postmaster=Postmaster.EXITED, in_recovery=None, receiver=None
+        )
         cluster = await made.wait(lambda now: now["nodes"]["b"]["state"] == "fenced")
         assert cluster["nodes"]["b"]["promotable"] is False
         assert await client.command("/v1/nodes/b/unfence", 3, "drill over")
@@ -126,7 +128,7 @@ async def test_a_switchover_begins_with_a_checkpoint(tmp_path: Path) -> None:
         with pytest.raises(ControllerError, match="under way") as refused:
             await made.client().command("/v1/switchover", 3, "again")
         assert refused.value.status == 409
-        made.a.tell(results=(ActionResult(action.revision, "checkpoint", True, "done"),))
+        made.a.finish(action)
         await made.wait(lambda now: now["phase"] == "switching_over")
         await made.a.until_action("stop")
 
@@ -152,8 +154,9 @@ async def test_an_open_incident_is_closed_by_hand_with_a_note(tmp_path: Path) ->
         assert (await made.client().cluster())["open_incident"]["id"] == incident["id"]
         with pytest.raises(ControllerError, match="under way"):
             await made.client().close_incident(incident["id"], 4, "looked at it")
-        await made.b.until_action("promote")
-        made.b.tell(
+        _, promote = await made.b.until_action("promote")
+        made.b.finish(
+            promote,
             in_recovery=False,
             configured_role=Role.PRIMARY,
             stage=Stage.OPEN,

@@ -25,6 +25,7 @@ from replication.wire.errors import WireError
 from replication.wire.http import get_bytes
 from replication.wire.sse import subscribe
 from tests.integration.failover.scripted import HEALTHY, Scene, scene
+from tests.nodes import free_port
 
 GENEROUS_MS = 400
 PROMOTED: dict[str, Any] = {
@@ -84,7 +85,7 @@ async def test_from_an_exit_event_to_promote_and_from_promotion_to_topology(tmp_
         assert (promote.term, promote.boot_id) == (4, "boot-b")
         failing = await until(stream, None)
         assert (failing.phase, failing.term) == (Phase.FAILING_OVER, 4)
-        promoted_at = made.b.tell(**PROMOTED)
+        promoted_at = made.b.finish(promote, **PROMOTED)
         record = await until(stream, "b")
         pushed_at = time.monotonic()
         assert record.term == 4
@@ -132,10 +133,10 @@ async def test_a_hung_agent_does_not_slow_down_what_follows_its_verdict(tmp_path
         made.a.hang()
         hung_at = time.monotonic()
         made.b.tell(receiver=None, witness=Witness("a", "timeout", 1, 800))
-        promote_at, _ = await made.b.until_action("promote")
+        promote_at, promote = await made.b.until_action("promote")
         print(f"hang to promote: {1000 * (promote_at - hung_at):.0f} ms")
         assert promote_at - hung_at >= 0.7, "silence takes its whole deadline"
-        promoted_at = made.b.tell(**PROMOTED)
+        promoted_at = made.b.finish(promote, **PROMOTED)
         await until(stream, "b")
         assert time.monotonic() - promoted_at < 0.5, "the hung agent's deadline was waited for"
         [incident] = await made.client().incidents()
@@ -151,7 +152,7 @@ async def test_a_controller_that_dies_in_a_failover_is_followed_by_one_that_fini
             made.a.tell(**DEAD)
             await made.b.until_action("promote")
         count = len(made.b.actions)
-        made.b.change(**PROMOTED)
+        made.b.change(**PROMOTED, doing=None)
         async with made.controller():
             cluster = await made.wait(lambda now: now["primary"] == "b")
             assert cluster["term"] == 4
@@ -175,7 +176,7 @@ async def test_observe_only_decides_and_touches_nothing(tmp_path: Path) -> None:
 
 async def test_the_second_controller_stands_by_until_the_first_is_gone(tmp_path: Path) -> None:
     async with scene(tmp_path) as made, made.controller():
-        port = made.settings.listen_port + 7
+        port = free_port()
         second = msgspec.structs.replace(made.settings, listen_port=port)
         async with running_controller(second) as waiting:
             url = f"http://127.0.0.1:{port}"
@@ -188,7 +189,7 @@ async def test_the_second_controller_stands_by_until_the_first_is_gone(tmp_path:
 
 async def test_the_lease_passes_on(tmp_path: Path) -> None:
     async with scene(tmp_path) as made:
-        second = msgspec.structs.replace(made.settings, listen_port=made.settings.listen_port + 7)
+        second = msgspec.structs.replace(made.settings, listen_port=free_port())
         async with made.controller():
             takes_over = asyncio.ensure_future(_lead_once(second))
             await asyncio.sleep(0.3)
@@ -221,6 +222,16 @@ async def test_a_store_of_other_nodes_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="nodes x, y"):
             async with made.controller():
                 await asyncio.sleep(5)
+
+
+async def test_a_refused_action_is_decided_anew_at_once(tmp_path: Path) -> None:
+    async with scene(tmp_path) as made, made.controller():
+        await made.wait(lambda now: now["phase"] == "healthy")
+        made.b.refusals = 1
+        dead_at = made.a.tell(**DEAD)
+        promote_at, promote = await made.b.until_action("promote")
+        assert promote_at - dead_at < 1.5, "the refused one's time to live was waited for"
+        assert promote.revision > HEALTHY.revision + 1
 
 
 async def test_topology_streams_end_with_the_controller(tmp_path: Path) -> None:

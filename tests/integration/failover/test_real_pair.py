@@ -57,26 +57,35 @@ def is_healthy(cluster: dict[str, Any]) -> bool:
     return bool(cluster["phase"] == "healthy")
 
 
-async def test_from_nothing_to_healthy_and_through_a_failover(tmp_path: Path) -> None:
+async def test_from_nothing_through_a_failover_and_a_switchover(tmp_path: Path) -> None:
     async with two_nodes(tmp_path) as pair:
         settings = settings_for(pair, tmp_path)
         async with controlled(pair, settings) as client:
-            began = time.monotonic()
             cluster = await wait_cluster(client, is_healthy)
-            print(f"healthy after {time.monotonic() - began:.1f} s: {cluster}")
             assert (cluster["primary"], cluster["term"]) == ("a", 1)
             assert cluster["confirming"] == ["b_g1"]
 
-            report = await pair.a.report()
             killed = time.monotonic()
-            kill_postgres(pair.a, report.incarnation or "")
-            cluster = await wait_cluster(client, lambda now: bool(now["primary"] == "b"))
+            kill_postgres(pair.a, (await pair.a.report()).incarnation or "")
+            await wait_cluster(client, lambda now: bool(now["primary"] == "b"))
             print(f"primary b shown {1000 * (time.monotonic() - killed):.0f} ms after the kill")
             cluster = await wait_cluster(client, is_healthy)
-            print(f"healthy again after {time.monotonic() - killed:.1f} s: {cluster}")
-            assert (cluster["primary"], cluster["term"]) == ("b", 2)
+            assert (cluster["primary"], cluster["term"], cluster["confirming"]) == ("b", 2, ["a_g1"])
             [incident] = await client.incidents()
-            print(incident)
-            assert incident["verdict"]["kind"] == "process_dead"
+            assert (incident["node"], incident["verdict"]["kind"]) == ("a", "process_dead")
             assert incident["closed_at"] is not None
             assert incident["outage_ms"] is not None
+            ops = [action["op"] for action in incident["actions"]]
+            assert ops[:2] == ["fence", "promote"]
+            assert ops[-4:] == ["rebuild", "start_standby", "certify", "grow"]
+
+        async with controlled(pair, settings) as client:
+            cluster = await wait_cluster(client, is_healthy)
+            assert (cluster["primary"], cluster["term"]) == ("b", 2), "a new controller changes nothing"
+            asked = time.monotonic()
+            await client.command("/v1/switchover", 2, "drill")
+            await wait_cluster(client, lambda now: bool(now["primary"] == "a"))
+            print(f"switched over {1000 * (time.monotonic() - asked):.0f} ms after it was asked for")
+            cluster = await wait_cluster(client, is_healthy)
+            assert (cluster["term"], cluster["confirming"]) == (3, ["b_g2"])
+            assert len(await client.incidents()) == 1, "a switchover is no incident"
