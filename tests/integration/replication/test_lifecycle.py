@@ -161,8 +161,7 @@ async def test_a_fence_ends_the_action_under_way(node: NodeUnderTest) -> None:
     incarnation = await node.first_start()
     await node.act(actions.SetNames(("nobody_g1",), incarnation))
     stop = await node.action(actions.Stop(30_000, incarnation))
-    waiting = asyncio.ensure_future(_insert(node))
-    await node.wait(lambda report: report.commit_waiting_ms is not None)
+    waiting = await insert_that_waits(node)
     assert (await node.send(stop))[0] == 202
     await node.act(actions.Fence())
     report = await node.report()
@@ -171,6 +170,18 @@ async def test_a_fence_ends_the_action_under_way(node: NodeUnderTest) -> None:
     assert report.doing is None and processes(node) == []
     with pytest.raises(SQL_ERRORS):
         await waiting
+
+
+async def insert_that_waits(node: NodeUnderTest) -> asyncio.Task[None]:
+    """An insert whose commit is waiting for the standby now (a heartbeat's does not count)."""
+    waiting = asyncio.create_task(_insert(node))
+    observer = await node.connect()
+    waits = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = 'locum')"
+    async with asyncio.timeout(10):
+        while not await observer.fetchval(waits):
+            await asyncio.sleep(0.005)
+    await observer.close()
+    return waiting
 
 
 async def _insert(node: NodeUnderTest) -> None:
@@ -199,8 +210,7 @@ async def test_a_planned_stop_is_remembered_and_found_intact(node: NodeUnderTest
 async def test_a_stop_waits_for_commits_that_wait_and_fences_at_its_deadline(node: NodeUnderTest) -> None:
     incarnation = await node.first_start()
     await node.act(actions.SetNames(("nobody_g1",), incarnation))
-    waiting = asyncio.ensure_future(_insert(node))
-    await node.wait(lambda report: report.commit_waiting_ms is not None)
+    waiting = await insert_that_waits(node)
     result = await node.act(actions.Stop(400, incarnation), ok=False)
     assert result.reason == Reason.DEADLINE
     report = await node.report()
@@ -213,8 +223,8 @@ async def test_names_are_shown_when_the_action_ends_and_let_waiters_go_when_empt
     incarnation = await node.first_start()
     await node.act(actions.SetNames(("nobody_g1",), incarnation))
     assert (await node.report()).names == ("nobody_g1",)
-    waiting = asyncio.ensure_future(_insert(node))
-    await node.wait(lambda report: (report.commit_waiting_ms or 0) > 20)
+    waiting = await insert_that_waits(node)
+    await node.wait(lambda report: report.commit_waiting_ms is not None)
     await node.act(actions.SetNames((), incarnation))
     await asyncio.wait_for(waiting, 5)
     report = await node.report()
