@@ -1,7 +1,9 @@
--- The scheduling schema. Applied by the primary's agent as superuser, in the closed stage, in one go; every statement may
--- be repeated. What must never happen (one practitioner, room or patient in two places at once) is forbidden here, by
--- exclusion constraints, whatever the code above does. Ids are made by the server (UUIDv7), never by a sequence: nextval is
--- not waited for by synchronous replication, so a promoted standby would hand the same value out again.
+-- Locum's booking database: applied by the primary's agent, as superuser, in one transaction, at every first start of a
+-- primary; so everything here is idempotent. Works on PostgreSQL 15 to 18. Rows are written by the role locum_server only.
+--
+-- Each write is one function call, hence one round trip and one transaction: it claims the idempotency key, does the
+-- booking, and keeps the answer. A refusal is an exception of class LC whose message is a word of server/refusals.py:
+-- nothing of it is kept, the claim neither.
 
 CREATE EXTENSION IF NOT EXISTS btree_gist;
 CREATE EXTENSION IF NOT EXISTS amcheck;
@@ -9,93 +11,338 @@ CREATE EXTENSION IF NOT EXISTS pageinspect;
 CREATE EXTENSION IF NOT EXISTS pg_visibility;
 
 CREATE TABLE IF NOT EXISTS site (
-    id uuid PRIMARY KEY,
+    id text PRIMARY KEY,
     name text NOT NULL,
-    time_zone text NOT NULL
+    timezone text NOT NULL
 );
 
-CREATE TABLE IF NOT EXISTS room (
-    id uuid PRIMARY KEY,
-    site_id uuid NOT NULL REFERENCES site,
-    name text NOT NULL
+CREATE TABLE IF NOT EXISTS location (
+    id text PRIMARY KEY,
+    name text NOT NULL,
+    site_id text NOT NULL REFERENCES site
 );
 
 CREATE TABLE IF NOT EXISTS practitioner (
-    id uuid PRIMARY KEY,
-    name text NOT NULL,
-    specialty text NOT NULL
+    id text PRIMARY KEY,
+    given text NOT NULL,
+    family text NOT NULL,
+    specialty_code text NOT NULL,
+    specialty text NOT NULL,
+    location_id text NOT NULL REFERENCES location
 );
 
-CREATE TABLE IF NOT EXISTS schedule (
-    id uuid PRIMARY KEY,
-    practitioner_id uuid NOT NULL REFERENCES practitioner,
-    room_id uuid NOT NULL REFERENCES room
-);
-
+-- The id is derived from practitioner and start (server/demo.py), so that a proposal keeps its meaning for ever.
+-- No foreign keys here: each costs a look-up and a lock for each of 40,000 rows, and rows are made by one statement
+-- that selects from practitioner.
 CREATE TABLE IF NOT EXISTS slot (
     id uuid PRIMARY KEY,
-    schedule_id uuid NOT NULL REFERENCES schedule,
+    practitioner_id text NOT NULL,
+    location_id text NOT NULL,
     starts_at timestamptz NOT NULL,
     ends_at timestamptz NOT NULL,
-    CONSTRAINT slot_is_forward CHECK (ends_at > starts_at),
-    CONSTRAINT slot_once UNIQUE (schedule_id, starts_at)
+    CONSTRAINT slot_in_order CHECK (starts_at < ends_at)
 );
-CREATE INDEX IF NOT EXISTS slot_starts_at ON slot (starts_at, schedule_id);
+CREATE INDEX IF NOT EXISTS slot_starts_at ON slot (starts_at, practitioner_id);
 
--- Minimal on purpose: the identifier that the frontend uses, and nothing that a log line could leak.
 CREATE TABLE IF NOT EXISTS patient (
     id text PRIMARY KEY,
-    resource jsonb NOT NULL
+    name text,
+    created_at timestamptz NOT NULL DEFAULT now()
 );
 
--- A hold is a pending appointment that expires. An expired one is cancelled by whoever wants its time, in the same
--- transaction, since an exclusion constraint cannot look at the clock.
 CREATE TABLE IF NOT EXISTS appointment (
     id uuid PRIMARY KEY,
-    version integer NOT NULL DEFAULT 1,
-    status text NOT NULL,
-    slot_id uuid REFERENCES slot,
-    practitioner_id uuid NOT NULL REFERENCES practitioner,
-    room_id uuid NOT NULL REFERENCES room,
+    version integer NOT NULL CHECK (version > 0),
+    status text NOT NULL CHECK (status IN
+        ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled', 'noshow', 'cancelled')),
+    slot_id uuid NOT NULL REFERENCES slot,
+    practitioner_id text NOT NULL,
+    location_id text NOT NULL,
     patient_id text REFERENCES patient,
-    starts_at timestamptz NOT NULL,
-    ends_at timestamptz NOT NULL,
-    expires_at timestamptz,
+    during tstzrange NOT NULL CHECK (NOT isempty(during) AND NOT lower_inf(during) AND NOT upper_inf(during)),
     comment text,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT appointment_status CHECK (
-        status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled', 'noshow', 'cancelled')
-    ),
-    CONSTRAINT appointment_is_forward CHECK (ends_at > starts_at),
-    CONSTRAINT hold_expires CHECK ((status = 'pending') = (expires_at IS NOT NULL)),
-    CONSTRAINT booking_has_a_patient CHECK (status = 'pending' OR status = 'cancelled' OR patient_id IS NOT NULL),
-    CONSTRAINT practitioner_once EXCLUDE USING gist (
-        practitioner_id WITH =, tstzrange(starts_at, ends_at) WITH &&
-    ) WHERE (status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')),
-    CONSTRAINT room_once EXCLUDE USING gist (
-        room_id WITH =, tstzrange(starts_at, ends_at) WITH &&
-    ) WHERE (status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')),
-    CONSTRAINT patient_once EXCLUDE USING gist (
-        patient_id WITH =, tstzrange(starts_at, ends_at) WITH &&
-    ) WHERE (status IN ('booked', 'arrived', 'checked-in', 'fulfilled') AND patient_id IS NOT NULL)
+    hold_expires_at timestamptz,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    CONSTRAINT appointment_has_patient CHECK (patient_id IS NOT NULL OR status IN ('pending', 'cancelled')),
+    CONSTRAINT appointment_hold_ends CHECK (hold_expires_at IS NOT NULL OR status <> 'pending'),
+    CONSTRAINT appointment_practitioner_free EXCLUDE USING gist (practitioner_id WITH =, during WITH &&)
+        WHERE (status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')),
+    CONSTRAINT appointment_location_free EXCLUDE USING gist (location_id WITH =, during WITH &&)
+        WHERE (status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')),
+    CONSTRAINT appointment_patient_free EXCLUDE USING gist (patient_id WITH =, during WITH &&)
+        WHERE (status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled'))
 );
-CREATE INDEX IF NOT EXISTS appointment_patient ON appointment (patient_id, starts_at);
-CREATE INDEX IF NOT EXISTS appointment_slot ON appointment (slot_id);
+CREATE INDEX IF NOT EXISTS appointment_pending ON appointment (hold_expires_at) WHERE status = 'pending';
+CREATE INDEX IF NOT EXISTS appointment_patient ON appointment (patient_id);
 
--- The answer of every write, in the transaction of the write: a replay finds it, and so an unknown outcome is resolved.
+-- answer: {"status": HTTP status, "appointment": the row as it was answered}; null only inside the claiming transaction.
 CREATE TABLE IF NOT EXISTS idempotency (
     key text PRIMARY KEY,
     digest bytea NOT NULL,
-    status integer NOT NULL,
-    headers jsonb NOT NULL,
-    body bytea NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    touched integer NOT NULL DEFAULT 0
-);
-CREATE INDEX IF NOT EXISTS idempotency_created_at ON idempotency (created_at);
+    answer jsonb,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    touched_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 70);
+
+CREATE OR REPLACE VIEW appointment_full AS
+SELECT a.id, a.version, a.status, a.slot_id, lower(a.during) AS starts_at, upper(a.during) AS ends_at,
+       a.practitioner_id, p.given || ' ' || p.family AS practitioner_name, p.specialty_code, p.specialty,
+       a.location_id, l.name AS location_name, s.timezone, a.patient_id, t.name AS patient_name,
+       a.comment, a.hold_expires_at, a.created_at, a.updated_at
+FROM appointment a
+JOIN practitioner p ON p.id = a.practitioner_id
+JOIN location l ON l.id = a.location_id
+JOIN site s ON s.id = l.site_id
+LEFT JOIN patient t ON t.id = a.patient_id;
+
+CREATE OR REPLACE VIEW slot_full AS
+SELECT s.id, s.starts_at, s.ends_at, s.practitioner_id, p.given || ' ' || p.family AS practitioner_name,
+       p.specialty_code, p.specialty, s.location_id, l.name AS location_name, l.site_id, t.timezone
+FROM slot s
+JOIN practitioner p ON p.id = s.practitioner_id
+JOIN location l ON l.id = s.location_id
+JOIN site t ON t.id = l.site_id;
+
+-- What keeps others out at some time of a period. A hold that has run out does not, although its row still says pending.
+CREATE OR REPLACE FUNCTION locum_blocking(p_from timestamptz, p_before timestamptz)
+RETURNS TABLE (practitioner_id text, location_id text, during tstzrange, status text) LANGUAGE sql STABLE AS $$
+    SELECT a.practitioner_id, a.location_id, a.during, a.status FROM appointment a
+    WHERE a.during && tstzrange(p_from, p_before)
+      AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')
+      AND (a.status <> 'pending' OR a.hold_expires_at > now());
+$$;
+
+-- The stored answer of this key, or null when this transaction is the one that claims it. A second transaction with the
+-- same key waits here for the first one, also while that waits for the standby. The stored row is touched: an answer
+-- given again must itself have committed, or it could acknowledge what the standby does not have.
+CREATE OR REPLACE FUNCTION locum_claim(p_key text, p_digest bytea) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    stored idempotency;
+BEGIN
+    INSERT INTO idempotency AS i (key, digest) VALUES (p_key, p_digest)
+    ON CONFLICT (key) DO UPDATE SET touched_at = clock_timestamp()
+    RETURNING i.* INTO stored;
+    IF stored.digest <> p_digest THEN
+        RAISE EXCEPTION 'key-reused' USING ERRCODE = 'LC001';
+    END IF;
+    RETURN stored.answer;
+END $$;
+
+CREATE OR REPLACE FUNCTION locum_keep(p_key text, p_id uuid, p_http_status integer) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    made jsonb;
+BEGIN
+    SELECT jsonb_build_object('status', p_http_status, 'appointment', to_jsonb(f)) INTO STRICT made
+    FROM appointment_full f WHERE f.id = p_id;
+    UPDATE idempotency SET answer = made WHERE key = p_key;
+    RETURN made;
+END $$;
+
+-- Those who want the same slot or patient go one after the other. Without it two of them would wait for each other in
+-- an exclusion constraint until deadlock_timeout (check_exclusion_or_unique_constraint in execIndexing.c). Always in
+-- the same order; the constraints, not these locks, are what makes a double booking impossible.
+CREATE OR REPLACE FUNCTION locum_queue(p_slot uuid, p_patient text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    a bigint := hashtextextended('slot ' || p_slot::text, 0);
+    b bigint := hashtextextended('patient ' || p_patient, 0);
+BEGIN
+    PERFORM pg_advisory_xact_lock(least(a, b));
+    IF a <> b THEN
+        PERFORM pg_advisory_xact_lock(greatest(a, b));
+    END IF;
+END $$;
+
+-- An exclusion constraint cannot look at the clock: holds that have run out are ended before it is asked.
+CREATE OR REPLACE FUNCTION locum_end_holds() RETURNS void LANGUAGE sql AS $$
+    UPDATE appointment SET status = 'cancelled', version = version + 1, updated_at = clock_timestamp()
+    WHERE id IN (SELECT id FROM appointment WHERE status = 'pending' AND hold_expires_at <= clock_timestamp()
+                 FOR UPDATE SKIP LOCKED);
+$$;
+
+CREATE OR REPLACE FUNCTION locum_know_patient(p_patient text, p_name text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_patient IS NOT NULL AND NOT EXISTS (SELECT FROM patient WHERE id = p_patient) THEN
+        INSERT INTO patient (id, name) VALUES (p_patient, p_name) ON CONFLICT (id) DO NOTHING;
+    END IF;
+END $$;
+
+-- The slot that is meant, by its id or by practitioner and start. When both are given and differ, the one that differs
+-- from the current slot is what the client changed.
+CREATE OR REPLACE FUNCTION locum_pick_slot(p_current uuid, p_slot uuid, p_practitioner text, p_start timestamptz)
+RETURNS slot LANGUAGE plpgsql AS $$
+DECLARE
+    named slot;
+    described slot;
+    who text := p_practitioner;
+BEGIN
+    SELECT * INTO named FROM slot WHERE id = coalesce(p_slot, p_current);
+    IF p_slot IS NOT NULL AND named.id IS NULL THEN
+        RAISE EXCEPTION 'slot-unknown' USING ERRCODE = 'LC001';
+    END IF;
+    IF p_start IS NULL THEN
+        IF named.id IS NULL OR (who IS NOT NULL AND who <> named.practitioner_id) THEN
+            RAISE EXCEPTION 'slot-unknown' USING ERRCODE = 'LC001';
+        END IF;
+        RETURN named;
+    END IF;
+    who := coalesce(who, named.practitioner_id);
+    SELECT * INTO described FROM slot WHERE starts_at = p_start AND practitioner_id = who;
+    IF p_slot IS NULL OR described.id = p_slot OR p_slot = p_current THEN
+        IF described.id IS NULL THEN
+            RAISE EXCEPTION 'slot-unknown' USING ERRCODE = 'LC001';
+        END IF;
+        RETURN described;
+    END IF;
+    IF described.id = p_current THEN
+        RETURN named;
+    END IF;
+    RAISE EXCEPTION 'slot-mismatch' USING ERRCODE = 'LC001';
+END $$;
+
+-- $hold, and $book of something new: one appointment in a free slot.
+CREATE OR REPLACE FUNCTION locum_take(
+    p_key text, p_digest bytea, p_id uuid, p_status text, p_slot uuid, p_practitioner text, p_start timestamptz,
+    p_patient text, p_patient_name text, p_comment text, p_not_before timestamptz, p_hold_until timestamptz
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    stored jsonb := locum_claim(p_key, p_digest);
+    s slot;
+BEGIN
+    IF stored IS NOT NULL THEN
+        RETURN stored;
+    END IF;
+    s := locum_pick_slot(NULL, p_slot, p_practitioner, p_start);
+    IF s.starts_at < p_not_before THEN
+        RAISE EXCEPTION 'slot-past' USING ERRCODE = 'LC001';
+    END IF;
+    PERFORM locum_queue(s.id, p_patient);
+    PERFORM locum_end_holds();
+    PERFORM locum_know_patient(p_patient, p_patient_name);
+    INSERT INTO appointment (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, comment,
+                             hold_expires_at, created_at, updated_at)
+    VALUES (p_id, 1, p_status, s.id, s.practitioner_id, s.location_id, p_patient, tstzrange(s.starts_at, s.ends_at),
+            p_comment, p_hold_until, clock_timestamp(), clock_timestamp());
+    RETURN locum_keep(p_key, p_id, 201);
+END $$;
+
+-- The row to be changed, locked; refused when the client looked at another version, or names another patient.
+CREATE OR REPLACE FUNCTION locum_lock_appointment(p_id uuid, p_if_match integer, p_version integer, p_patient text)
+RETURNS appointment LANGUAGE plpgsql AS $$
+DECLARE
+    a appointment;
+BEGIN
+    SELECT * INTO a FROM appointment WHERE id = p_id FOR UPDATE;
+    IF a.id IS NULL THEN
+        RAISE EXCEPTION 'appointment-unknown' USING ERRCODE = 'LC001';
+    END IF;
+    IF a.version <> p_if_match THEN
+        RAISE EXCEPTION 'precondition-failed' USING ERRCODE = 'LC001';
+    END IF;
+    IF a.version <> p_version THEN
+        RAISE EXCEPTION 'stale-version' USING ERRCODE = 'LC001';
+    END IF;
+    IF a.patient_id <> p_patient THEN
+        RAISE EXCEPTION 'patient-differs' USING ERRCODE = 'LC001';
+    END IF;
+    RETURN a;
+END $$;
+
+-- $book of a hold.
+CREATE OR REPLACE FUNCTION locum_confirm(
+    p_key text, p_digest bytea, p_id uuid, p_if_match integer, p_version integer, p_from text[],
+    p_patient text, p_patient_name text, p_comment text
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    stored jsonb := locum_claim(p_key, p_digest);
+    a appointment;
+BEGIN
+    IF stored IS NOT NULL THEN
+        RETURN stored;
+    END IF;
+    a := locum_lock_appointment(p_id, p_if_match, p_version, p_patient);
+    IF a.status <> ALL (p_from) THEN
+        RAISE EXCEPTION '%', CASE WHEN a.status = 'cancelled' THEN 'hold-expired' ELSE 'duplicate' END
+            USING ERRCODE = 'LC001';
+    END IF;
+    IF a.hold_expires_at <= clock_timestamp() THEN
+        RAISE EXCEPTION 'hold-expired' USING ERRCODE = 'LC001';
+    END IF;
+    IF coalesce(p_patient, a.patient_id) IS NULL THEN
+        RAISE EXCEPTION 'patient-missing' USING ERRCODE = 'LC001';
+    END IF;
+    PERFORM locum_queue(a.slot_id, coalesce(p_patient, a.patient_id));
+    PERFORM locum_end_holds();
+    PERFORM locum_know_patient(p_patient, p_patient_name);
+    UPDATE appointment SET status = 'booked', version = version + 1, patient_id = coalesce(p_patient, patient_id),
+        comment = coalesce(p_comment, comment), hold_expires_at = NULL, updated_at = clock_timestamp()
+    WHERE id = p_id;
+    RETURN locum_keep(p_key, p_id, 201);
+END $$;
+
+-- $book of an existing appointment: another slot, another comment.
+CREATE OR REPLACE FUNCTION locum_change(
+    p_key text, p_digest bytea, p_id uuid, p_if_match integer, p_version integer, p_from text[],
+    p_patient text, p_slot uuid, p_practitioner text, p_start timestamptz, p_comment text, p_not_before timestamptz
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    stored jsonb := locum_claim(p_key, p_digest);
+    a appointment;
+    s slot;
+BEGIN
+    IF stored IS NOT NULL THEN
+        RETURN stored;
+    END IF;
+    a := locum_lock_appointment(p_id, p_if_match, p_version, p_patient);
+    IF a.status <> ALL (p_from) THEN
+        RAISE EXCEPTION 'status-forbids' USING ERRCODE = 'LC001';
+    END IF;
+    IF lower(a.during) <= clock_timestamp() THEN
+        RAISE EXCEPTION 'appointment-past' USING ERRCODE = 'LC001';
+    END IF;
+    s := locum_pick_slot(a.slot_id, p_slot, p_practitioner, p_start);
+    IF s.id <> a.slot_id THEN
+        IF s.starts_at < p_not_before THEN
+            RAISE EXCEPTION 'slot-past' USING ERRCODE = 'LC001';
+        END IF;
+        PERFORM locum_queue(s.id, a.patient_id);
+        PERFORM locum_end_holds();
+    END IF;
+    UPDATE appointment SET version = version + 1, slot_id = s.id, practitioner_id = s.practitioner_id,
+        location_id = s.location_id, during = tstzrange(s.starts_at, s.ends_at), comment = coalesce(p_comment, comment),
+        updated_at = clock_timestamp()
+    WHERE id = p_id;
+    RETURN locum_keep(p_key, p_id, 200);
+END $$;
+
+-- $book with status cancelled. Cancelling again changes nothing and is not an error.
+CREATE OR REPLACE FUNCTION locum_cancel(
+    p_key text, p_digest bytea, p_id uuid, p_if_match integer, p_version integer, p_from text[], p_comment text
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    stored jsonb := locum_claim(p_key, p_digest);
+    a appointment;
+BEGIN
+    IF stored IS NOT NULL THEN
+        RETURN stored;
+    END IF;
+    a := locum_lock_appointment(p_id, p_if_match, p_version, NULL);
+    IF a.status <> 'cancelled' THEN
+        IF a.status <> ALL (p_from) THEN
+            RAISE EXCEPTION 'status-forbids' USING ERRCODE = 'LC001';
+        END IF;
+        IF a.status = 'booked' AND lower(a.during) <= clock_timestamp() THEN
+            RAISE EXCEPTION 'appointment-past' USING ERRCODE = 'LC001';
+        END IF;
+        UPDATE appointment SET status = 'cancelled', version = version + 1, hold_expires_at = NULL,
+            comment = coalesce(p_comment, comment), updated_at = clock_timestamp()
+        WHERE id = p_id;
+    END IF;
+    RETURN locum_keep(p_key, p_id, 200);
+END $$;
 
 GRANT USAGE ON SCHEMA public TO locum_server;
-GRANT SELECT, INSERT ON site, room, practitioner, schedule, slot, patient TO locum_server;
-GRANT SELECT, INSERT, UPDATE ON appointment TO locum_server;
-GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO locum_server;
+GRANT SELECT ON site, location, practitioner, slot, patient, appointment, idempotency, appointment_full, slot_full
+    TO locum_server;
+GRANT INSERT ON site, location, practitioner, slot, patient TO locum_server;
+GRANT INSERT, UPDATE ON appointment, idempotency TO locum_server;

@@ -1,0 +1,139 @@
+"""The server's composition root: `run` is what `locum server --config FILE` does.
+
+One process: the HTTP interface, the follower of the topology, the evidence poster, the demo clinic's clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from replication.wire.http import new_session
+from replication.wire.process import listening, until_signal
+from replication.wire.process import run as run_process
+from replication.wire.secrets import read_secret
+from server import context, demo, health, middleware, routes, store
+from server.context import Context
+from server.database import Database
+from server.errors import ServerError
+from server.evidence import Evidence
+from server.follow import follow
+from server.idempotency import InFlight
+from server.metrics import Metrics
+from server.replay import Replay
+from server.scheduling import Rules
+from server.settings import ServerSettings, SettingsError, load
+
+_DRAIN_MS = 2_000
+_SWEEP_EVERY_S = 30.0
+
+
+def run(settings_path: Path) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Settings that cannot be used end it with 1 and a sentence."""
+    return run_process(functools.partial(_main, settings_path), "server", expected=(SettingsError, ServerError))
+
+
+async def _main(settings_path: Path) -> int:
+    settings = await asyncio.to_thread(load, settings_path)
+    async with serving(settings):
+        await until_signal()
+    return 0
+
+
+@asynccontextmanager
+async def serving(settings: ServerSettings, rules: Rules | None = None) -> AsyncIterator[Context]:
+    """A whole server while the block runs. Raises PortOccupied or SecretError before anything else happens."""
+    token = await asyncio.to_thread(read_secret, settings.token_file)
+    password = await asyncio.to_thread(read_secret, settings.password_file)
+    metrics, evidence = Metrics(), Evidence(settings.name)
+    async with new_session() as session, _task_group() as tasks:
+        running: set[asyncio.Task[None]] = set()
+
+        def spawn(work: Coroutine[Any, Any, None]) -> None:
+            task = tasks.create_task(work)
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+        database = Database(settings, password, spawn, evidence)
+        evidence.held = lambda: database.held
+        replay = Replay(database, evidence, metrics, settings.lease_ttl_ms)
+        shared = Context(settings, rules or Rules(), database, replay, InFlight(), metrics)
+        ready = health.Ready(database, settings)
+        _watch(metrics, database, evidence)
+        try:
+            async with listening(
+                make_app(shared, ready), settings.listen_host, settings.listen_port, shutdown_ms=_DRAIN_MS
+            ):
+                _start(spawn, session, token, shared, evidence, ready)
+                yield shared
+        finally:
+            for task in running:
+                task.cancel()
+            database.close()
+
+
+@asynccontextmanager
+async def _task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup whose only error is raised as itself, so that an occupied port stays one."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            yield tasks
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
+
+
+def make_app(shared: Context, ready: health.Ready) -> web.Application:
+    """The HTTP interface."""
+    app = web.Application(
+        client_max_size=shared.settings.body_bytes_max,
+        middlewares=[
+            middleware.measured(shared.metrics),
+            middleware.cors(shared.settings.cors_origins),
+            middleware.errors,
+            middleware.formats,
+        ],
+    )
+    app[context.KEY] = shared
+    routes.add(app)
+    health.add(app, ready, shared.metrics)
+    return app
+
+
+def _start(
+    spawn: Any, session: aiohttp.ClientSession, token: str, shared: Context, evidence: Evidence, ready: health.Ready
+) -> None:
+    settings, replay = shared.settings, shared.replay
+    spawn(follow(session, settings.controller_url, settings.name, shared.database))
+    spawn(evidence.run(session, settings.controller_url, token))
+    spawn(demo.sweep(functools.partial(_end_holds, replay), _SWEEP_EVERY_S))
+    if settings.demo_practitioners:
+        spawn(demo.roll(replay, settings.demo_practitioners, ready.seeded))
+    else:
+        ready.seeded()
+
+
+async def _end_holds(replay: Replay) -> None:
+    await replay.write(store.END_HOLDS, (), time.monotonic() + _SWEEP_EVERY_S)
+
+
+def _watch(metrics: Metrics, database: Database, evidence: Evidence) -> None:
+    metrics.watch("locum_server_held_requests", "Requests that wait for a primary.", lambda: database.held)
+    metrics.watch("locum_server_writes_in_flight", "Writes sent and not answered.", lambda: evidence.writes_in_flight)
+    metrics.watch(
+        "locum_server_term", "Term of the topology obeyed.", lambda: database.topology.term if database.topology else 0
+    )
+    metrics.watch(
+        "locum_server_connections",
+        "Open connections to the primary.",
+        lambda: database.primary.size if database.primary else 0,
+    )

@@ -1,0 +1,45 @@
+"""What the routes share, and what each request starts with."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import msgspec
+from aiohttp import web
+
+from server.database import Database
+from server.idempotency import InFlight
+from server.metrics import Metrics
+from server.replay import Replay
+from server.scheduling import Rules
+from server.settings import ServerSettings
+
+
+class Context(msgspec.Struct, frozen=True):
+    """The parts of one server, made in app.py."""
+
+    settings: ServerSettings
+    rules: Rules
+    database: Database
+    replay: Replay
+    in_flight: InFlight
+    metrics: Metrics
+
+
+KEY: web.AppKey[Context] = web.AppKey("context", Context)
+
+
+def of(request: web.Request) -> Context:
+    """The context of the application that serves this request."""
+    return request.config_dict[KEY]
+
+
+def deadline_s(request: web.Request) -> float:
+    """Until when (time.monotonic) this request must be answered."""
+    return time.monotonic() + of(request).settings.request_deadline_ms / 1000
+
+
+def now() -> datetime:
+    """The wall clock, aware."""
+    return datetime.now(UTC)

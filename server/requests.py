@@ -1,0 +1,316 @@
+"""What clients send: FHIR Parameters and Appointments, as far as Locum reads them, checked and made plain.
+
+Unknown elements are ignored, as FHIR asks; wrong types are refused with the path of the element.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, date, datetime
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from server.errors import Refusal
+from server.identity import check_id, parse_appointment, parse_uuid, reference_id
+from server.scheduling import Status
+
+T = TypeVar("T")
+
+_COMMENT_CHARS_MAX = 2_000
+_NAME_CHARS_MAX = 200
+
+
+class Reference(msgspec.Struct, frozen=True):
+    reference: str | None = None
+
+
+class Coding(msgspec.Struct, frozen=True):
+    code: str | None = None
+
+
+class CodeableConcept(msgspec.Struct, frozen=True):
+    coding: tuple[Coding, ...] = ()
+
+
+class Meta(msgspec.Struct, frozen=True, rename="camel"):
+    version_id: str | None = None
+
+
+class Participant(msgspec.Struct, frozen=True):
+    actor: Reference | None = None
+
+
+class HumanName(msgspec.Struct, frozen=True):
+    text: str | None = None
+    given: tuple[str, ...] = ()
+    family: str | None = None
+
+
+class PatientResource(msgspec.Struct, frozen=True, rename="camel"):
+    resource_type: Literal["Patient"]
+    id: str | None = None
+    name: tuple[HumanName, ...] = ()
+
+
+class AppointmentResource(msgspec.Struct, frozen=True, rename="camel"):
+    resource_type: Literal["Appointment"]
+    status: str
+    id: str | None = None
+    meta: Meta | None = None
+    start: str | None = None
+    slot: tuple[Reference, ...] = ()
+    participant: tuple[Participant, ...] = ()
+    comment: str | None = None
+
+
+class Parameter(msgspec.Struct, frozen=True, rename="camel"):
+    name: str
+    value_reference: Reference | None = None
+    value_date_time: str | None = None
+    value_instant: str | None = None
+    value_string: str | None = None
+    value_code: str | None = None
+    value_coding: Coding | None = None
+    value_codeable_concept: CodeableConcept | None = None
+    value_integer: int | None = None
+    value_positive_int: int | None = None
+    resource: msgspec.Raw = msgspec.Raw(b"")
+
+
+class Parameters(msgspec.Struct, frozen=True, rename="camel"):
+    """A FHIR Parameters resource (R4 parameters.html)."""
+
+    resource_type: Literal["Parameters"]
+    parameter: tuple[Parameter, ...] = ()
+
+    def all(self, name: str) -> list[Parameter]:
+        """Every parameter of a name."""
+        return [parameter for parameter in self.parameter if parameter.name == name]
+
+    def one(self, name: str) -> Parameter | None:
+        """The only parameter of a name, or None. Raises Refusal 400 when it is repeated."""
+        found = self.all(name)
+        if len(found) > 1:
+            raise Refusal(400, "invalid", f"the parameter {name} may be given once")
+        return found[0] if found else None
+
+
+class Find(msgspec.Struct, frozen=True):
+    """A $find made plain. Empty lists do not narrow."""
+
+    start: datetime
+    end: datetime
+    practitioners: list[str]
+    locations: list[str]
+    specialties: list[str]
+    count_max: int | None
+
+
+class Patient(msgspec.Struct, frozen=True):
+    id: str
+    name: str | None = None
+
+
+class Booking(msgspec.Struct, frozen=True, kw_only=True):
+    """A $book or $hold made plain: `appointment` is an existing one's id, `slot` is meant by a proposal or a reference.
+
+    `status` is what the body asks for (a reference alone asks for a booking). `version`: from the body's meta.
+    """
+
+    appointment: uuid.UUID | None = None
+    slot: uuid.UUID | None = None
+    practitioner: str | None = None
+    start: datetime | None = None
+    status: Status = Status.PENDING
+    patient: Patient | None = None
+    comment: str | None = None
+    version: int | None = None
+
+
+_FIND_USED = {"start", "end", "practitioner", "location-reference", "specialty", "_count"}
+_FIND_IGNORED = {"patient-reference", "patient-resource", "reason", "referral-identifier", "insurance-reference"}
+_BOOK_USED = {"appointment-reference", "appointment-resource", "patient-reference", "patient-resource", "comment"}
+
+
+def parse_parameters(body: bytes) -> Parameters:
+    """The body of an operation. Raises Refusal: 400 when it is not JSON, 422 when it is not Parameters."""
+    try:
+        return msgspec.json.decode(body, type=Parameters)
+    except msgspec.ValidationError as error:
+        raise Refusal(
+            422, "structure", f"the body is not the Parameters resource of this operation: {error}"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(400, "structure", f"the body is not JSON: {error}") from error
+
+
+def parse_find(parameters: Parameters) -> Find:
+    """The parameters of $find (IHE ITI-115). Raises Refusal 400, or 422 for one that would narrow but is not known."""
+    _only(parameters, _FIND_USED | _FIND_IGNORED)
+    return Find(
+        start=_moment(parameters, "start"),
+        end=_moment(parameters, "end"),
+        practitioners=[reference_id(text, "Practitioner") for text in _references(parameters, "practitioner")],
+        locations=[reference_id(text, "Location") for text in _references(parameters, "location-reference")],
+        specialties=[_code(parameter) for parameter in parameters.all("specialty")],
+        count_max=_count(parameters),
+    )
+
+
+def parse_booking(parameters: Parameters) -> Booking:
+    """The parameters of $book and $hold (IHE ITI-117, ITI-116). Raises Refusal 400, 404 or 422."""
+    _only(parameters, _BOOK_USED)
+    reference, resource = parameters.one("appointment-reference"), parameters.one("appointment-resource")
+    if (reference is None) == (resource is None):
+        raise Refusal(400, "required", "give either appointment-reference or appointment-resource")
+    if resource is not None:
+        booking = _from_resource(_resource(resource, AppointmentResource))
+    else:
+        (text,) = _references(parameters, "appointment-reference")
+        appointment, slot = parse_appointment(reference_id(text, "Appointment"))
+        booking = Booking(appointment=appointment, slot=slot)
+    patient = _patient(parameters) or booking.patient
+    comment = parameters.one("comment")
+    said = booking.comment if comment is None else _text(comment)
+    if said is not None and (len(said) > _COMMENT_CHARS_MAX or "\0" in said):
+        raise Refusal(422, "too-long", f"a comment is at most {_COMMENT_CHARS_MAX} characters of text")
+    return msgspec.structs.replace(booking, patient=patient, comment=said)
+
+
+def parse_moment(text: str) -> datetime:
+    """A FHIR instant or dateTime with an offset; a date alone means midnight UTC. Raises Refusal 400."""
+    try:
+        if len(text) == len("2026-01-01"):
+            return datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None and moment.year > 1:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise Refusal(400, "value", f"{text[:40]!r} is not a time with an offset, such as 2026-01-31T09:00:00+01:00")
+
+
+def _from_resource(found: AppointmentResource) -> Booking:
+    try:
+        status = Status(found.status)
+    except ValueError:
+        raise Refusal(422, "code-invalid", f"{found.status[:40]!r} is not a status that can be asked for") from None
+    appointment, proposed = parse_appointment(found.id) if found.id is not None else (None, None)
+    if len(found.slot) > 1:
+        raise Refusal(422, "business-rule", "an appointment has one slot here")
+    slot = _slot(found.slot[0]) if found.slot else proposed
+    actors = [item.actor.reference for item in found.participant if item.actor and item.actor.reference]
+    return Booking(
+        appointment=appointment,
+        slot=slot,
+        practitioner=_actor(actors, "Practitioner"),
+        start=parse_moment(found.start) if found.start is not None else None,
+        status=status,
+        patient=Patient(who) if (who := _actor(actors, "Patient")) is not None else None,
+        comment=found.comment,
+        version=_version(found.meta),
+    )
+
+
+def _slot(reference: Reference) -> uuid.UUID:
+    found = parse_uuid(reference_id(reference.reference or "", "Slot"))
+    if found is None:
+        raise Refusal(404, "not-found", "there is no such slot; ask $find again", detail="slot-unknown")
+    return found
+
+
+def _actor(references: list[str], kind: str) -> str | None:
+    found = {reference_id(text, kind) for text in references if f"{kind}/" in text}
+    if len(found) > 1:
+        raise Refusal(422, "business-rule", f"an appointment has one {kind} here")
+    return found.pop() if found else None
+
+
+def _version(meta: Meta | None) -> int | None:
+    if meta is None or meta.version_id is None:
+        return None
+    return parse_version(meta.version_id)
+
+
+def parse_version(text: str) -> int:
+    """A version as the server wrote it; one that it never wrote is 0, which no appointment has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+
+
+def _patient(parameters: Parameters) -> Patient | None:
+    resource = parameters.one("patient-resource")
+    if resource is not None:
+        found = _resource(resource, PatientResource)
+        return Patient(check_id(found.id) if found.id else str(uuid.uuid4()), _name(found))
+    references = _references(parameters, "patient-reference")
+    if len(references) > 1:
+        raise Refusal(422, "business-rule", "group appointments are not made here: give one patient")
+    return Patient(reference_id(references[0], "Patient")) if references else None
+
+
+def _name(found: PatientResource) -> str | None:
+    for name in found.name:
+        said = name.text or " ".join([*name.given, *([name.family] if name.family else [])])
+        if said and "\0" not in said:
+            return said[:_NAME_CHARS_MAX]
+    return None
+
+
+def _only(parameters: Parameters, known: set[str]) -> None:
+    for parameter in parameters.parameter:
+        if parameter.name not in known:
+            raise Refusal(422, "not-supported", f"the parameter {parameter.name[:60]!r} is not supported here")
+
+
+def _references(parameters: Parameters, name: str) -> list[str]:
+    found = []
+    for parameter in parameters.all(name):
+        if parameter.value_reference is None or not parameter.value_reference.reference:
+            raise Refusal(400, "required", f"the parameter {name} needs a valueReference with a reference")
+        found.append(parameter.value_reference.reference)
+    return found
+
+
+def _resource(parameter: Parameter, type_: type[T]) -> T:
+    try:
+        return msgspec.json.decode(bytes(parameter.resource) or b"null", type=type_)
+    except msgspec.ValidationError as error:
+        raise Refusal(422, "structure", f"the resource of {parameter.name} is not usable: {error}") from error
+
+
+def _moment(parameters: Parameters, name: str) -> datetime:
+    parameter = parameters.one(name)
+    text = None if parameter is None else parameter.value_date_time or parameter.value_instant
+    if text is None:
+        raise Refusal(400, "required", f"the parameter {name} is required, as valueDateTime")
+    return parse_moment(text)
+
+
+def _text(parameter: Parameter) -> str:
+    if parameter.value_string is None:
+        raise Refusal(400, "required", f"the parameter {parameter.name} needs a valueString")
+    return parameter.value_string
+
+
+def _code(parameter: Parameter) -> str:
+    codings: tuple[Any, ...] = ()
+    if parameter.value_codeable_concept is not None:
+        codings = parameter.value_codeable_concept.coding
+    elif parameter.value_coding is not None:
+        codings = (parameter.value_coding,)
+    text = next((coding.code for coding in codings if coding.code), None)
+    text = text or parameter.value_code or parameter.value_string
+    if not text:
+        raise Refusal(400, "required", f"the parameter {parameter.name} needs a code")
+    return str(text).rpartition("|")[2]
+
+
+def _count(parameters: Parameters) -> int | None:
+    parameter = parameters.one("_count")
+    if parameter is None:
+        return None
+    found = parameter.value_integer if parameter.value_integer is not None else parameter.value_positive_int
+    if found is None or found < 1:
+        raise Refusal(400, "value", "_count must be a valueInteger above zero")
+    return found

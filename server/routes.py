@@ -1,0 +1,26 @@
+"""Which path is served by which function: the whole table of the FHIR interface."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from server import capability, routes_book, routes_find, routes_read
+
+_REFERENCED = "{kind:Practitioner|Location|Schedule}"
+
+
+def add(app: web.Application) -> None:
+    """Register every route under /fhir, and /openapi.json."""
+    router = app.router
+    router.add_post("/fhir/Appointment/$find", routes_find.find)
+    router.add_post("/fhir/Appointment/$hold", routes_book.hold)
+    router.add_post("/fhir/Appointment/$book", routes_book.book)
+    router.add_get("/fhir/Appointment", routes_read.search_appointments)
+    router.add_get("/fhir/Appointment/{id}", routes_read.read_appointment)
+    router.add_get("/fhir/Slot", routes_read.search_slots)
+    router.add_get("/fhir/Slot/{id}", routes_read.read_slot)
+    router.add_get("/fhir/Patient/{id}", routes_read.read_patient)
+    router.add_get("/fhir/metadata", capability.metadata)
+    router.add_get(f"/fhir/{_REFERENCED}", routes_read.search_referenced)
+    router.add_get(f"/fhir/{_REFERENCED}/{{id}}", routes_read.read_referenced)
+    router.add_get("/openapi.json", capability.openapi)

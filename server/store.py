@@ -1,0 +1,158 @@
+"""All SQL of the server, as named statements, and the rows that they give."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from server.link import Link
+from server.scheduling import Status
+
+TAKE = "SELECT locum_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+CONFIRM = "SELECT locum_confirm($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+CHANGE = "SELECT locum_change($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+CANCEL = "SELECT locum_cancel($1, $2, $3, $4, $5, $6, $7)"
+END_HOLDS = "SELECT locum_end_holds()::text"
+
+FREE_SLOTS = """
+WITH blocked AS MATERIALIZED (SELECT * FROM locum_blocking($1, $2))
+SELECT v.* FROM slot_full v
+WHERE v.starts_at >= greatest($1, $3::timestamptz) AND v.starts_at < $2 AND v.ends_at <= $2
+  AND (cardinality($4::text[]) = 0 OR v.practitioner_id = ANY ($4))
+  AND (cardinality($5::text[]) = 0 OR v.location_id = ANY ($5) OR v.site_id = ANY ($5))
+  AND (cardinality($6::text[]) = 0 OR v.specialty_code = ANY ($6))
+  AND NOT EXISTS (SELECT FROM blocked b WHERE b.practitioner_id = v.practitioner_id
+                  AND b.during && tstzrange(v.starts_at, v.ends_at))
+  AND NOT EXISTS (SELECT FROM blocked b WHERE b.location_id = v.location_id
+                  AND b.during && tstzrange(v.starts_at, v.ends_at))
+ORDER BY v.starts_at, v.practitioner_id LIMIT $7
+"""
+
+SLOTS = """
+WITH blocked AS MATERIALIZED (SELECT * FROM locum_blocking($1, $2)), found AS (
+    SELECT DISTINCT ON (v.starts_at, v.practitioner_id, v.id)
+           v.*, CASE WHEN b.status = 'pending' THEN 'busy-tentative' WHEN b.status IS NOT NULL THEN 'busy' END AS busy
+    FROM slot_full v LEFT JOIN blocked b
+      ON b.practitioner_id = v.practitioner_id AND b.during && tstzrange(v.starts_at, v.ends_at)
+    WHERE v.starts_at >= $1 AND v.starts_at < $2
+      AND ($3::text IS NULL OR v.practitioner_id = $3) AND ($4::uuid IS NULL OR v.id = $4)
+    ORDER BY v.starts_at, v.practitioner_id, v.id, b.status)
+SELECT *, count(*) OVER () AS total FROM found
+WHERE $5::text IS NULL OR coalesce(busy, 'free') = $5
+ORDER BY starts_at, practitioner_id LIMIT $6 OFFSET $7
+"""
+
+SLOT_TIME = "SELECT starts_at, ends_at FROM slot WHERE id = $1"
+
+APPOINTMENT = "SELECT to_jsonb(f)::text AS row FROM appointment_full f WHERE f.id = $1"
+
+APPOINTMENTS = """
+SELECT to_jsonb(f)::text AS row, count(*) OVER () AS total FROM appointment_full f
+WHERE ($1::text IS NULL OR f.patient_id = $1) AND ($2::text IS NULL OR f.practitioner_id = $2)
+  AND ($3::text IS NULL OR f.location_id = $3) AND (cardinality($4::text[]) = 0 OR f.status = ANY ($4))
+  AND ($5::timestamptz IS NULL OR f.starts_at >= $5) AND ($6::timestamptz IS NULL OR f.starts_at < $6)
+  AND ($7::uuid IS NULL OR f.id = $7)
+ORDER BY f.starts_at, f.id LIMIT $8 OFFSET $9
+"""
+
+PRACTITIONERS = "SELECT * FROM practitioner WHERE $1::text IS NULL OR id = $1 ORDER BY id"
+LOCATIONS = """
+SELECT l.id, l.name, l.site_id, t.timezone FROM location l JOIN site t ON t.id = l.site_id
+WHERE $1::text IS NULL OR l.id = $1
+UNION ALL SELECT id, name, NULL, timezone FROM site WHERE $1::text IS NULL OR id = $1 ORDER BY id
+"""
+SCHEDULES = """
+SELECT p.*, p.given || ' ' || p.family AS name, l.name AS location_name,
+       (SELECT min(starts_at) FROM slot s WHERE s.practitioner_id = p.id) AS first_start,
+       (SELECT max(ends_at) FROM slot s WHERE s.practitioner_id = p.id) AS last_end
+FROM practitioner p JOIN location l ON l.id = p.location_id WHERE $1::text IS NULL OR p.id = $1 ORDER BY p.id
+"""
+PATIENT = "SELECT id, name FROM patient WHERE id = $1"
+
+SITES = "INSERT INTO site SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"
+ROOMS = "INSERT INTO location SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"
+PEOPLE = """
+INSERT INTO practitioner SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
+ON CONFLICT DO NOTHING
+"""
+SLOTS_OF_SITE = """
+INSERT INTO slot (id, practitioner_id, location_id, starts_at, ends_at)
+SELECT md5(p.id || ' ' || extract(epoch FROM t.start)::bigint)::uuid, p.id, p.location_id, t.start,
+       t.start + $3::int * interval '1 minute'
+FROM practitioner p JOIN location l ON l.id = p.location_id CROSS JOIN unnest($2::timestamptz[]) AS t (start)
+WHERE l.site_id = $1 ON CONFLICT DO NOTHING
+"""
+
+
+class AppointmentRow(msgspec.Struct, frozen=True):
+    """A row of the view appointment_full, also as it was when it was answered."""
+
+    id: uuid.UUID
+    version: int
+    status: Status
+    slot_id: uuid.UUID
+    starts_at: datetime
+    ends_at: datetime
+    practitioner_id: str
+    practitioner_name: str
+    specialty_code: str
+    specialty: str
+    location_id: str
+    location_name: str
+    timezone: str
+    patient_id: str | None
+    patient_name: str | None
+    comment: str | None
+    hold_expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class SlotRow(msgspec.Struct, frozen=True):
+    """A slot with who and where; `busy` is None while it is free."""
+
+    id: uuid.UUID
+    starts_at: datetime
+    ends_at: datetime
+    practitioner_id: str
+    practitioner_name: str
+    specialty_code: str
+    specialty: str
+    location_id: str
+    location_name: str
+    timezone: str
+    busy: str | None = None
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The answer of a write, first or given again: HTTP status and the appointment as it was then."""
+
+    status: int
+    appointment: AppointmentRow
+
+
+def decode_kept(value: str) -> Kept:
+    """What a write function of schema.sql returned."""
+    return msgspec.json.decode(value, type=Kept)
+
+
+def decode_appointment(value: str) -> AppointmentRow:
+    """One row of appointment_full as JSON."""
+    return msgspec.json.decode(value, type=AppointmentRow)
+
+
+def query(sql: str, *args: object) -> Any:
+    """A read for Replay.read: the rows of one statement."""
+
+    async def run(link: Link, deadline_s: float) -> list[Any]:
+        return await link.fetch(sql, *args, deadline_s=deadline_s)
+
+    return run
+
+
+def slot_row(row: Any) -> SlotRow:
+    """A record of FREE_SLOTS or SLOTS."""
+    return msgspec.convert(dict(row), SlotRow, strict=False, from_attributes=False)
