@@ -69,3 +69,24 @@ def test_a_record_ends_behind_the_page_headers_that_it_crosses() -> None:
     assert record_end(0x1001FF0, 32, "Heap INSERT") == 0x1002000 + 24 + 16
     assert record_end(0x1FFFFF0, 32, "Heap INSERT") == 0x2000000 + 40 + 16
     assert record_end(0x1000028, 24, "XLOG SWITCH") == 0x2000000
+
+
+def test_wal_before_a_fork_is_read_from_the_copy_behind_it_and_wal_past_the_fork_is_not(tmp_path: Path) -> None:
+    history = Timeline(2, ((1, FORK),))
+    write(tmp_path, 2, 1, b"b")
+    assert history.for_range(1, FORK) is history
+    assert history.for_range(1, FORK + 1) == Timeline(1)
+    with pytest.raises(ValueError, match="no ancestor"):
+        history.for_range(3, FORK)
+    expected = hashlib.sha256(b"b" * 4096).hexdigest()
+    assert hash_range(tmp_path, history.for_range(1, FORK), WAL_SEGMENT_BYTES, FORK) == expected
+    with pytest.raises(WalUnavailable):
+        hash_range(tmp_path, history.for_range(1, FORK + 1), WAL_SEGMENT_BYTES, FORK + 1)
+
+
+def test_a_range_that_crosses_a_fork_is_never_read_from_the_older_file(tmp_path: Path) -> None:
+    write(tmp_path, 1, 1, b"a")
+    history = Timeline(2, ((1, FORK),))
+    assert hash_range(tmp_path, history, FORK - 10, FORK) == hashlib.sha256(b"a" * 10).hexdigest()
+    with pytest.raises(WalUnavailable):
+        hash_range(tmp_path, history, FORK - 10, FORK + 10)
