@@ -14,7 +14,7 @@ from replication.actions import Action, Op
 from replication.model import Cause, Certificate, Evidence, Fault, FaultKind, NodeReport, ServerReport
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every limit and time-out of the core in one place; milliseconds unless the name says otherwise."""
 
     probe_interval_ms: int = 250

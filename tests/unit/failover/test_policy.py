@@ -48,7 +48,8 @@ def test_contradictions_are_refused_with_the_reason(change: dict[str, int], word
     ("text", "word"),
     [
         (NODES + "[policy]\nlease_ttl_ms = 100\n", "lease_ttl_ms"),
-        (NODES + "[policy]\nlease_ttl = 3000\nprobe_interval_ms = 'x'\n", "probe_interval_ms"),
+        (NODES + "[policy]\nprobe_interval_ms = 'x'\n", "probe_interval_ms"),
+        (NODES + "[policy]\nlease_ttl = 3000\n", "lease_ttl"),
         (NODES.split("[nodes.b]", maxsplit=1)[0], "exactly two"),
         ("not toml", "valid controller settings"),
     ],
