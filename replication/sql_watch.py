@@ -9,8 +9,9 @@ import msgspec
 import structlog
 
 from replication.errors import SQL_ERRORS, ReplicationError
+from replication.faults import fault_of
 from replication.memory import Memory, clock_ms
-from replication.model import FaultKind, Postmaster
+from replication.model import Postmaster
 from replication.pidfds import ProcessWatch
 from replication.probes.sql import SqlFacts, SqlProbe
 from replication.supervisor import Supervisor
@@ -39,11 +40,11 @@ class SqlWatch:
         interval_s = self._memory.node.settings.probe_interval_ms / 1000
         try:
             while True:
+                self._wake.clear()
                 if self._up:
                     await self.refresh(regular=True)
                 else:
                     self.forget()
-                self._wake.clear()
                 try:
                     async with asyncio.timeout(interval_s):
                         await self._wake.wait()
@@ -63,10 +64,9 @@ class SqlWatch:
 
     def forget(self) -> None:
         """The postmaster is gone."""
-        if self._memory.sql.facts is not None:
-            self._memory.sql.forget()
-            self._regular = None
-            self._children.watch({})
+        self._memory.sql.forget()
+        self._regular = None
+        self._children.watch({})
         self._memory.replay_paused_by_probe = False
 
     async def refresh(self, *, max_age_ms: int = 0, regular: bool = False) -> None:
@@ -89,7 +89,7 @@ class SqlWatch:
             facts = await self._probe.run()
         except _PROBE_ERRORS as error:
             sql.error = f"{type(error).__name__}: {error}"
-            sql.fault = FaultKind.UNRESPONSIVE
+            sql.fault = fault_of(error)
         else:
             sql.error = sql.fault = None
             self._take(before, facts, regular)
@@ -97,7 +97,9 @@ class SqlWatch:
             sql.ended_ms = clock_ms()
             sql.took_ms = sql.ended_ms - sql.began_ms
             sql.began_ms = None
-        if was_ok is not (sql.error is None):
+        if not self._up:
+            self.forget()  # it died under the probe: what the probe said of it is no fault of the next one
+        elif was_ok is not (sql.error is None):
             _log.info("agent.sql_probe", ok=sql.error is None, error=sql.error)
             self._changed("sql_probe")
         elif sql.facts is not None and _turned(before, sql.facts):

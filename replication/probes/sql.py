@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncpg
 import msgspec
 
+from replication.errors import SQL_ERRORS
 from replication.model import Receiver, Slot, Walsender
 from replication.node import Node
 from replication.settings_file import parse_names
@@ -101,6 +102,16 @@ class SqlProbe:
     async def run(self) -> SqlFacts:
         """One probe, within `probe_deadline_ms`. Raises ActionFailed(DEADLINE) or one of SQL_ERRORS."""
         deadline_s = self._node.settings.probe_deadline_ms / 1000
+        kept = self._connection is not None and not self._connection.is_closed()
+        try:
+            return await self._ask(deadline_s)
+        except SQL_ERRORS:
+            if not kept:
+                raise
+        # Somebody ended the connection that was kept: that says nothing of the server.
+        return await self._ask(deadline_s)
+
+    async def _ask(self, deadline_s: float) -> SqlFacts:
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._node.connect(application_name="locum_probe", deadline_s=deadline_s)

@@ -297,3 +297,29 @@ async def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
             status, answer = await node.send(await node.action(op))
             assert (status, answer["refused"]) == (409, Refusal.WRONG_STATE)
         assert (node.settings.data_dir / "precious").read_text() == "x"
+
+
+async def test_a_probe_whose_connection_was_ended_is_no_fault(node: NodeUnderTest) -> None:
+    await node.first_start()
+    client = await node.connect()
+    ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'locum_probe'"
+    assert await client.fetchval(ended) == 1
+    await client.close()
+    for _ in range(3):
+        report = await node.report()
+        assert report.sql is not None and report.sql.ok and report.faults == (), report.sql
+
+
+async def test_a_postmaster_that_dies_under_the_probe_leaves_no_fault_to_the_next(node: NodeUnderTest) -> None:
+    incarnation = await node.first_start()
+    for _ in range(3):
+        probing = asyncio.ensure_future(node.running.sql.refresh())
+        os.kill(pid_of(incarnation), signal.SIGKILL)
+        await probing
+        report = await node.wait(lambda report: report.postmaster is Postmaster.EXITED)
+        assert report.sql is None and report.faults == ()
+        await node.wait(lambda _: not processes(node), deadline_s=5)
+        await node.act(actions.StartPrimary())
+        report = await node.report()
+        assert report.faults == ()
+        incarnation = report.incarnation or ""
