@@ -11,7 +11,7 @@ from failover.core.context import STOPPED, Context, Plan, disqualified, with_nod
 from failover.core.failing_over import begin_failover
 from failover.core.model import Command, CommandKind, Reply, Verdict
 from failover.core.switching import begin_switchover
-from replication.actions import Fence, Unfence
+from replication.actions import Fence, Op, Unfence
 from replication.model import Cause, Evidence, FaultKind
 
 NEVER_PROMOTED = (Candidacy.NO_DATA, Candidacy.FENCED, Candidacy.SILENT, Candidacy.IS_PRIMARY)
@@ -151,11 +151,11 @@ def _fence(context: Context, command: Command) -> Plan:
 
 
 def _unfence(context: Context, command: Command) -> Plan:
-    if command.node is None or not context.is_idle(command.node):
-        return _refuse(context, command, 409, f"{command.node} is silent or busy; try again in a second")
+    if command.node is None:
+        return _refuse(context, command, 422, "say which node")
     state = with_node(context.state, command.node, fence_held=False)
-    sentence = f"{command.node} may be started again."
-    return _accept(command, Plan("command.unfence", sentence, state, {command.node: Unfence()}))
+    ops: dict[str, Op] = {command.node: Unfence()} if context.is_idle(command.node) else {}
+    return _accept(command, Plan("command.unfence", f"{command.node} may be started again.", state, ops))
 
 
 def hold_fences(context: Context) -> Plan | None:

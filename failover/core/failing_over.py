@@ -196,7 +196,7 @@ def _with_new_primary(context: Context, transition: Transition, report: NodeRepo
         "confirmed_timeline": None,
         "lost_since_ms": None,
     }
-    if transition.kind is TransitionKind.FAILOVER:
+    if must_former_be_rebuilt(transition):
         changes |= {"needs_rebuild": True, "rebuild_reason": "another was promoted past it"}
         changes |= {"quarantined": is_quarantine_due(context.state.incident_verdict)}
     for other in context.others(transition.candidate):
@@ -208,6 +208,11 @@ def _with_new_primary(context: Context, transition: Transition, report: NodeRepo
         transition=None,
         history=(*state.history, record),
     )
+
+
+def must_former_be_rebuilt(transition: Transition) -> bool:
+    """After a failover always, fenced or not: what its disk holds was not seen to reach the new primary."""
+    return transition.kind is TransitionKind.FAILOVER
 
 
 def is_quarantine_due(verdict: Verdict | None) -> bool:

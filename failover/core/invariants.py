@@ -46,8 +46,9 @@ def check_plan(
         if isinstance(op, Rebuild):
             _check_source(after, observation, name, op)
         if isinstance(op, StartStandby) and op.upstream is not None and must_be_rebuilt(after.nodes[name]):
-            rebuilt = after.nodes[name].needs_certificate and not after.nodes[name].needs_rebuild
-            if not rebuilt:
+            record = after.nodes[name]
+            rebuilt = record.needs_certificate and not record.needs_rebuild
+            if not rebuilt and not record.eligible:  # an eligible one never left
                 raise InvariantViolation(f"{name} must be rebuilt and would rejoin without it")
 
 

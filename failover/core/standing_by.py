@@ -78,11 +78,23 @@ def _tend(context: Context, name: str, report: NodeReport, primary: NodeReport) 
     record = context.record(name)
     if is_foreign(context.state, report):
         return None
+    if is_needed_to_open(record, report, primary):
+        return _follow(context, name, report, primary)
     if not record.needs_rebuild and (reason := _why_rebuild(record, report, primary)) is not None:
         state = with_node(context.state, name, needs_rebuild=True, rebuild_reason=reason)
         return Plan("standby.rebuild_needed", f"{name} must be rebuilt: {reason}.", state)
     if record.needs_rebuild or (record.quarantined and not record.needs_certificate):
         return _rebuild(context, name, report, primary)
+    return _follow(context, name, report, primary)
+
+
+def is_needed_to_open(record: NodeRecord, report: NodeReport, primary: NodeReport) -> bool:
+    """The primary opens only when its eligible standby confirms a commit: a rebuild, if it must have one, comes later."""
+    return primary.stage is Stage.REPLICATING and is_eligible(record) and report.data is DataDirectory.PRESENT
+
+
+def _follow(context: Context, name: str, report: NodeReport, primary: NodeReport) -> Plan | None:
+    record = context.record(name)
     if report.postmaster in STOPPED:
         return _start(context, name, primary)
     if report.postmaster is not Postmaster.RUNNING:

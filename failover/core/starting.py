@@ -13,7 +13,7 @@ import msgspec
 from failover.core.candidate import carries_integrity_fault, has_own_data, is_eligible
 from failover.core.context import Context, Plan, disqualified, slot_name, standby_name, with_alarm, with_node
 from failover.core.failing_over import begin_failover
-from failover.core.model import Verdict
+from failover.core.model import NodeRecord, Verdict
 from replication.actions import CompareWal, InitDb, StartPrimary
 from replication.model import (
     Cause,
@@ -191,14 +191,19 @@ def _start(context: Context, name: str, peers: tuple[str, ...], *, may_open_alon
     state = with_node(
         context.state, name, may_open_alone=may_open_alone, compared_revision=None, waits_for_peer_since_ms=None
     )
-    names = []
-    for peer in peers:
-        generation = state.nodes[peer].generation + 1
-        state = with_node(state, peer, generation=generation, lost_since_ms=None)
-        names.append(standby_name(peer, generation))
+    for other in context.others(name):
+        # Also one that runs and is not eligible: its receiver would come back by itself, and nothing proves that it
+        # follows from what this start found on its disk. Under a new name it is started anew, with that proof.
+        state = with_node(state, other, generation=new_generation(state.nodes[other]), lost_since_ms=None)
+    names = tuple(standby_name(peer, state.nodes[peer].generation) for peer in peers)
     slots = tuple(slot_name(other) for other in context.others(name))
     sentence = f"Starting {name} closed, {'waiting for ' + names[0] if names else 'alone'}."
-    return Plan("start.closed", sentence, state, {name: StartPrimary(names=tuple(names), slots=slots)})
+    return Plan("start.closed", sentence, state, {name: StartPrimary(names=names, slots=slots)})
+
+
+def new_generation(record: NodeRecord) -> int:
+    """No start of a primary or of a standby goes with a name that was used before."""
+    return record.generation + 1
 
 
 def alarm(context: Context, sentence: str) -> Plan | None:

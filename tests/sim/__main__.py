@@ -22,7 +22,7 @@ def main() -> int:
         world = World(seed)
         try:
             world.run()
-            ends["healthy" if world.is_settled() else "left to a person"] += 1
+            ends["healthy after a person's word" if world.person_asked else "healthy"] += 1
         except AssertionError as error:
             ends["failed"] += 1
             print(f"seed {seed}: {error!r}")

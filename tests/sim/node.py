@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from replication.actions import Action, Fence, Op, op_name
+from replication.actions import Action, Fence, Grow, Op, SetNames, op_name
 from replication.model import (
     ActionResult,
     Certificate,
     DataDirectory,
     Doing,
+    Fault,
+    FaultKind,
     Growth,
     NodeReport,
     PlannedStop,
@@ -28,6 +30,7 @@ from replication.model import (
 )
 
 ACTION_TTL_MS = 2_000
+RESULTS_KEPT = 8
 
 
 @dataclass
@@ -43,21 +46,23 @@ class Running:
     wanted_names: tuple[str, ...] = ()
     in_recovery: bool = False
     receiver_since: str | None = None
-    confirmed: dict[str, int] = field(default_factory=dict)
-    """High-water mark by walsender name, kept until a restart (syncrep.c)."""
+    high_water: int = 0
+    """The highest LSN that any listed name has confirmed, in memory until a restart (WalSndCtl->lsn, syncrep.c)."""
     senders: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Connected walsenders: name to (number of the connection, flush LSN)."""
-    waiting: list[tuple[int, int]] = field(default_factory=list)
-    """Commits in SyncRep: (record id, LSN)."""
+    waiting: list[tuple[int, int, int]] = field(default_factory=list)
+    """Commits in SyncRep: (record id, LSN, since when)."""
 
 
 @dataclass
 class ModelNode:
-    """One node with its disk, its postmaster (or none) and its agent."""
+    """One node with its disk, its postmaster (or none) and its agent. `broken`: rules of the agent that are left out."""
 
     name: str
+    broken: frozenset[str] = frozenset()
     boot: int = 1
     is_agent_up: bool = True
+    agent_frozen_until_ms: int = 0
     clock_ms: int = 0
     term: int = 0
     revision: int = 0
@@ -65,15 +70,22 @@ class ModelNode:
     wal: list[int] = field(default_factory=list)
     timeline: int = 1
     process: Running | None = None
+    frozen_until_ms: int = 0
     last_incarnation: str | None = None
     starts: int = 0
     connections: int = 0
     was_seen_to_die: bool = False
     is_fenced: bool = False
+    is_fence_held: bool = False
     planned_stop: PlannedStop | None = None
     schema_applied: bool = False
     slots: set[str] = field(default_factory=set)
     checkpointer_hangs_until_ms: int = 0
+    has_fault: bool = False
+    fault_since_ms: int = 0
+    is_tainted: bool = False
+    """It failed, another was promoted past it, and no rebuild and certificate have followed: for the checks only."""
+    is_rebuilt: bool = False
     doing: tuple[Action, int] | None = None
     results: list[ActionResult] = field(default_factory=list)
     growth: Growth | None = None
@@ -81,25 +93,36 @@ class ModelNode:
     certificate: Certificate | None = None
     promoted_lsn: int | None = None
 
-    def accept(self, action: Action, finish_ms: int) -> bool:
-        """The acceptance rules of `replication.actions.Action`; false when refused."""
-        if not self.is_agent_up or action.boot_id != str(self.boot) or action.term < self.term:
+    def refuses(self, action: Action) -> bool:
+        """The acceptance rules of `replication.actions.Action` and `replication.acceptance`."""
+        if action.term < self.term or (action.revision <= self.revision and "revision" not in self.broken):
+            return True
+        age_ms = self.clock_ms - action.observed_clock_ms
+        is_late = action.boot_id != str(self.boot) or age_ms > ACTION_TTL_MS
+        if is_late and "time" not in self.broken:
+            return True
+        if isinstance(action.op, Fence):
             return False
-        if action.revision <= self.revision or self.clock_ms - action.observed_clock_ms > ACTION_TTL_MS:
-            return False
-        if self.doing is not None and not isinstance(action.op, Fence):
-            return False
-        if self.doing is not None:
-            self.finish(self.doing[0], ok=False, sentence="interrupted by a fence", reason="interrupted")
+        wanted = getattr(action.op, "incarnation", None)
+        if wanted is not None and wanted != self.last_incarnation and "time" not in self.broken:
+            return True
+        return self.doing is not None or (self.is_fence_held and op_name(action.op).startswith("start_"))
+
+    def begin(self, action: Action, finish_ms: int) -> None:
+        """Accepted: term, revision and intention are persisted before anything runs."""
         self.term, self.revision = action.term, action.revision
         self.doing = (action, finish_ms)
-        return True
+        if self.process is not None and not self.process.in_recovery:
+            if isinstance(action.op, SetNames):
+                self.process.wanted_names = action.op.names
+            elif isinstance(action.op, Grow):
+                self.process.wanted_names = (action.op.name,)
 
     def finish(self, action: Action, *, ok: bool, sentence: str = "", reason: str | None = None) -> None:
         """Remember how an action ended."""
         self.doing = None
         self.results = [
-            *self.results[-7:],
+            *self.results[1 - RESULTS_KEPT :],
             ActionResult(action.revision, op_name(action.op), ok, sentence, reason, self.clock_ms),
         ]
 
@@ -109,14 +132,19 @@ class ModelNode:
         self.last_incarnation = f"{self.name}{self.starts}"
         stage = Stage.CLOSED if role is Role.PRIMARY else None
         self.process = Running(self.last_incarnation, role, name, upstream, stage, names, names, role is Role.STANDBY)
-        self.is_fenced, self.was_seen_to_die, self.planned_stop = False, False, None
+        self.is_fenced, self.was_seen_to_die, self.planned_stop, self.frozen_until_ms = False, False, None, 0
 
-    def die(self, *, lost_records: int = 0) -> None:
-        """SIGKILL of everything; a disk may forget the tail of WAL."""
+    def die(self) -> None:
+        """SIGKILL of every process."""
         if self.process is not None:
-            self.process, self.was_seen_to_die = None, True
-        if lost_records:
-            del self.wal[max(1, len(self.wal) - lost_records) :]
+            self.process, self.was_seen_to_die, self.frozen_until_ms = None, True, 0
+
+    def lose_tail(self, records: int) -> None:
+        """The disk forgets the end of WAL; PostgreSQL dies with it, if it runs."""
+        self.die()
+        del self.wal[max(1, len(self.wal) - records) :]
+        if self.planned_stop is not None:
+            self.planned_stop = PlannedStop(self.planned_stop.timeline, self.planned_stop.checkpoint_lsn, False)
 
     def restart_agent(self) -> None:
         """The agent dies and comes back: a new boot, persisted term, revision and results, no action under way."""
@@ -124,12 +152,15 @@ class ModelNode:
             self.finish(self.doing[0], ok=False, sentence="the agent died", reason="interrupted")
         self.boot += 1
         self.is_agent_up = True
+        self.agent_frozen_until_ms = 0
         self.clock_ms = 0
 
-    def report(self, witness: Witness | None) -> NodeReport:
+    def report(self, witness: Witness | None, now_ms: int) -> NodeReport:
         """What the agent says now."""
         process = self.process
         dead = Postmaster.EXITED if self.was_seen_to_die else Postmaster.ABSENT
+        frozen = now_ms < self.frozen_until_ms
+        sql = Probe(not frozen, 10, 1, fault=FaultKind.UNRESPONSIVE if frozen else None)
         common = {
             "node": self.name,
             "boot_id": str(self.boot),
@@ -142,10 +173,12 @@ class ModelNode:
             "postmaster": Postmaster.RUNNING if process else dead,
             "incarnation": self.last_incarnation,
             "fenced": self.is_fenced,
+            "fence_held": self.is_fence_held,
             "planned_stop": self.planned_stop,
             "disk": Probe(True, 10, 1),
-            "sql": Probe(True, 10, 1) if process else None,
+            "sql": sql if process else None,
             "witness": witness,
+            "faults": (_FAULT,) if self.has_fault else (),
             "doing": self._doing(),
             "results": tuple(self.results),
             "growth": self.growth,
@@ -156,14 +189,14 @@ class ModelNode:
         }
         if process is None:
             return NodeReport(**common)  # type: ignore[arg-type]
-        return NodeReport(**common, **self._of_process(process))  # type: ignore[arg-type]
+        return NodeReport(**common, **self._of_process(process, now_ms))  # type: ignore[arg-type]
 
     def _doing(self) -> Doing | None:
         if self.doing is None:
             return None
         return Doing(self.doing[0].revision, op_name(self.doing[0].op), 0)
 
-    def _of_process(self, process: Running) -> dict[str, object]:
+    def _of_process(self, process: Running, now_ms: int) -> dict[str, object]:
         end = len(self.wal)
         receiver = None
         if process.receiver_since is not None:
@@ -184,11 +217,14 @@ class ModelNode:
             "replay_lsn": end,
             "names": process.names,
             "walsenders": senders,
-            "commit_waiting_ms": 1_500 if process.waiting else None,
+            "commit_waiting_ms": now_ms - process.waiting[0][2] if process.waiting else None,
             "receiver": receiver,
             "promoted_lsn": self.promoted_lsn,
             "redo_lsn": end,
         }
+
+
+_FAULT = Fault(FaultKind.PAGE_CORRUPT, 1.0, "", "a page of the model is corrupt")
 
 
 def duration_ms(op: Op) -> int:

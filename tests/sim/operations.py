@@ -37,8 +37,21 @@ WRONG: Outcome = (False, "wrong_state")
 
 def perform(world: World, node: ModelNode, action: Action) -> None:
     """End an action: change the node, and remember the outcome."""
+    if world.is_frozen(node) and not isinstance(action.op, Fence):
+        node.finish(action, ok=False, reason="deadline")
+        return
     ok, reason = OPERATIONS[type(action.op)](world, node, action)
     node.finish(action, ok=ok, reason=reason, sentence=reason or "")
+
+
+def interrupt(world: World, node: ModelNode, action: Action) -> None:
+    """The agent died, or a fence came, in the middle: the work may have come just short of its end."""
+    if world.random.random() < 0.5 or world.is_frozen(node):
+        return
+    if isinstance(action.op, StartPrimary | StartStandby):
+        OPERATIONS[type(action.op)](world, node, action)
+    elif isinstance(action.op, Promote):
+        _leave_recovery(world, node)
 
 
 def _initdb(world: World, node: ModelNode, action: Action) -> Outcome:
@@ -51,6 +64,7 @@ def _initdb(world: World, node: ModelNode, action: Action) -> Outcome:
 def _start_primary(world: World, node: ModelNode, action: Action) -> Outcome:
     if node.process is not None or not node.has_data:
         return WRONG
+    world.check_start(node)
     node.start(Role.PRIMARY, "", None, action.op.names)  # type: ignore[union-attr]
     return OK
 
@@ -63,48 +77,49 @@ def _apply_schema(world: World, node: ModelNode, action: Action) -> Outcome:
 def _set_stage(world: World, node: ModelNode, action: Action) -> Outcome:
     op, process = action.op, node.process
     assert isinstance(op, SetStage)
-    if process is None or process.incarnation != op.incarnation:
+    if process is None or process.in_recovery:
         return WRONG
-    if op.stage is Stage.OPEN and process.names:
+    if op.stage is Stage.OPEN and process.names and "probe" not in node.broken:
         # The synchronous probe commit: a record of its own that the named standby must confirm.
         node.wal.append(world.new_record())
         world.stream_last(node)
-        if not any(process.confirmed.get(name, 0) >= len(node.wal) for name in process.names):
+        if process.high_water < len(node.wal):
             return False, "deadline"
     process.stage = op.stage
+    if op.stage is Stage.OPEN:
+        world.note_visible(node)
     return OK
 
 
 def _set_names(world: World, node: ModelNode, action: Action) -> Outcome:
     op, process = action.op, node.process
     assert isinstance(op, SetNames)
-    if process is None or process.incarnation != op.incarnation:
+    if process is None or process.in_recovery:
         return WRONG
-    process.wanted_names = op.names
     if node.checkpointer_hangs_until_ms > world.now_ms:
         return False, "deadline"
-    process.names = op.names
+    process.names = process.wanted_names
     return OK
 
 
 def _grow(world: World, node: ModelNode, action: Action) -> Outcome:
     op, process = action.op, node.process
     assert isinstance(op, Grow)
-    if process is None or process.incarnation != op.incarnation:
+    if process is None or process.in_recovery:
         return WRONG
-    process.wanted_names = (op.name,)
     hangs = node.checkpointer_hangs_until_ms > world.now_ms
     if not hangs:
-        process.names = (op.name,)
+        process.names = process.wanted_names
     world.stream_last(node)
     sender = process.senders.get(op.name)
-    standby = world.nodes[op.standby].process
+    standby = world.nodes[op.standby]
     proved = (
-        not hangs
+        process.names == (op.name,)
         and sender is not None
         and sender[1] >= len(node.wal)
-        and standby is not None
-        and standby.incarnation == op.standby_incarnation
+        and standby.process is not None
+        and standby.process.incarnation == op.standby_incarnation
+        and process.incarnation == op.incarnation
         and world.has_link(node.name, op.standby)
     )
     number = sender[0] if sender is not None else None
@@ -125,7 +140,7 @@ def _start_standby(world: World, node: ModelNode, action: Action) -> Outcome:
     assert isinstance(op, StartStandby)
     if node.process is not None or not node.has_data:
         return WRONG
-    if op.upstream is not None:
+    if op.upstream is not None and "history" not in node.broken:
         upstream = world.nodes[op.upstream]
         if upstream.process is None or upstream.process.in_recovery or not world.has_link(node.name, op.upstream):
             return False, "cannot_ask"
@@ -140,9 +155,9 @@ def _start_standby(world: World, node: ModelNode, action: Action) -> Outcome:
 def _compare(world: World, node: ModelNode, action: Action) -> Outcome:
     assert isinstance(action.op, CompareWal)
     peer = world.nodes[action.op.peer]
-    if not peer.is_agent_up or not world.has_link(node.name, peer.name):
+    if not world.answers(peer) or not world.has_link(node.name, peer.name):
         outcome = Comparison.PEER_UNREACHABLE
-    elif node.wal[: len(peer.wal)] == peer.wal:
+    elif node.wal[: len(peer.wal)] == peer.wal or "compare" in node.broken:
         outcome = Comparison.EQUAL
     else:
         outcome = Comparison.WAL_LOST
@@ -152,15 +167,26 @@ def _compare(world: World, node: ModelNode, action: Action) -> Outcome:
     return OK
 
 
-def _promote(world: World, node: ModelNode, action: Action) -> Outcome:
+def _leave_recovery(world: World, node: ModelNode) -> None:
+    """What PostgreSQL does at a promotion; from here it can acknowledge."""
     process = node.process
     if process is None or not process.in_recovery:
-        return WRONG
+        return
+    world.check_promotion(node)
     process.receiver_since, process.upstream = None, None
-    process.in_recovery, process.role, process.stage, process.names = False, Role.PRIMARY, Stage.OPEN, ()
+    process.in_recovery, process.names, process.wanted_names = False, (), ()
     node.promoted_lsn = len(node.wal)
     node.timeline += 1
     node.wal.append(world.new_record())
+
+
+def _promote(world: World, node: ModelNode, action: Action) -> Outcome:
+    process = node.process
+    if process is None or process.role is Role.PRIMARY:
+        return WRONG
+    _leave_recovery(world, node)
+    process.role, process.stage = Role.PRIMARY, Stage.OPEN
+    world.note_visible(node)
     node.slots = set(action.op.slots)  # type: ignore[union-attr]
     return OK
 
@@ -172,10 +198,10 @@ def _checkpoint(world: World, node: ModelNode, action: Action) -> Outcome:
 def _stop(world: World, node: ModelNode, action: Action) -> Outcome:
     process = node.process
     assert isinstance(action.op, Stop)
-    if process is None or process.incarnation != action.op.incarnation:
+    if process is None:
         return WRONG
     world.stream_last(node)
-    world.release(process)
+    world.release(node, process)
     if process.waiting:
         node.die()
         node.is_fenced = True
@@ -189,13 +215,14 @@ def _stop(world: World, node: ModelNode, action: Action) -> Outcome:
 
 
 def _fence(world: World, node: ModelNode, action: Action) -> Outcome:
+    assert isinstance(action.op, Fence)
     node.die()
-    node.is_fenced = True
+    node.is_fenced, node.is_fence_held = True, node.is_fence_held or action.op.hold
     return OK
 
 
 def _unfence(world: World, node: ModelNode, action: Action) -> Outcome:
-    node.is_fenced = False
+    node.is_fence_held = False
     return OK
 
 
@@ -204,15 +231,21 @@ def _rebuild(world: World, node: ModelNode, action: Action) -> Outcome:
     source = world.nodes[action.op.source]
     if node.process is not None:
         return WRONG
-    node.has_data, node.wal = False, []
+    node.has_data, node.wal, node.certificate = False, [], None
     if source.process is None or source.process.in_recovery or not world.has_link(node.name, source.name):
         return False, "failed"
-    node.has_data, node.wal, node.timeline = True, list(source.wal), source.timeline
+    if source.has_fault and not world.person_asked:
+        return False, "failed"  # pg_basebackup verifies checksums
+    node.has_data, node.wal, node.timeline, node.has_fault = True, list(source.wal), source.timeline, False
+    node.is_rebuilt = True
     return OK
 
 
 def _certify(world: World, node: ModelNode, action: Action) -> Outcome:
+    if node.process is None or node.has_fault:
+        return False, "failed"
     node.certificate = Certificate(node.name, node.timeline, len(node.wal), 1, ("model",), False, "")
+    node.is_tainted = node.is_tainted and not node.is_rebuilt
     return OK
 
 

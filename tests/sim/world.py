@@ -1,7 +1,8 @@
-"""The model cluster: two nodes, a client, a controller around the real core, and a seed that decides what breaks.
+"""The model cluster: two nodes, servers, a controller around the real core, and a seed that decides what breaks.
 
 Safety phase: faults at random, the controller killed at any step. Liveness phase: everything heals, and the cluster must
-become healthy or reach a state that only a person may end. Everything comes from `random.Random(seed)`.
+become healthy or reach a state that only a person may end; then the person does what `next_step` says, and it must
+become healthy. Everything comes from `random.Random(seed)`.
 """
 
 from __future__ import annotations
@@ -9,98 +10,150 @@ from __future__ import annotations
 import random
 
 from failover.core.decide import decide
-from failover.core.model import Observation, Policy, Silence, State, initial_state
-from failover.core.view import next_step, phase
-from replication.actions import Action
-from replication.model import NodeReport, Role, Stage, Witness
+from failover.core.model import Command, CommandKind, Observation, Policy, SeenServer, Silence, State, initial_state
+from failover.core.view import next_step, phase, topology
+from replication.actions import Action, Fence
+from replication.model import NodeReport, Witness
 from replication.topology import Phase
+from tests.sim.checks import Checks
+from tests.sim.clients import ModelServer
+from tests.sim.faults import Faults
 from tests.sim.node import ModelNode, Running, duration_ms
-from tests.sim.operations import perform
+from tests.sim.operations import interrupt, perform
 
 STEP_MS = 50
+HEARTBEAT_MS = 250
+ELIGIBLE_CHECK_MS = 250
 PEER = {"a": "b", "b": "a"}
+DSNS = {"a": "a", "b": "b"}
+STREAMED_A_STEP = 12
+STREAMED_SLOWLY = 1
+WORDS_MAX = 3
+QUIET_STEPS = 100
 
 
-class LostWrite(AssertionError):
-    """An acknowledged write is missing where the cluster serves."""
+class World(Checks):
+    """Everything that one seed does. `broken` names rules of the agents that are left out, to see that they matter."""
 
-
-class World:
-    """Everything that one seed does. `run` raises LostWrite, InvariantViolation or AssertionError."""
-
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, broken: frozenset[str] = frozenset()) -> None:
+        super().__init__()
         self.random = random.Random(seed)
-        self.now_ms = 0
         self.records = 0
-        self.nodes = {name: ModelNode(name) for name in ("a", "b")}
+        self.nodes = {name: ModelNode(name, broken) for name in ("a", "b")}
+        self.servers = (ModelServer("s1", delay_ms=50), ModelServer("s2", delay_ms=2_500))
         self.policy = Policy()
         self.store: State = initial_state(("a", "b"))
         self.in_flight: list[tuple[int, Action]] = []
-        self.acknowledged: set[int] = set()
-        self.link_cut_until_ms = 0
-        self.controller_down_until_ms = 0
-        self.agent_down_until_ms = {"a": 0, "b": 0}
+        self.refused: dict[str, int] = {}
+        self.commands: list[Command] = []
+        self.seen_before: list[dict[str, NodeReport | None]] = []
         self.unmoved_since_ms = {"a": 0, "b": 0}
         self.kinds: list[str] = []
+        self.faults = Faults(self.random)
 
-    def run(self, safety_steps: int = 700, liveness_steps: int = 1_500) -> None:
-        """Both phases. Raises when an invariant breaks or the cluster does not converge."""
+    def run(self, safety_steps: int = 600, liveness_steps: int = 2_000) -> None:
+        """All phases. Raises when an invariant breaks or the cluster does not converge."""
         for _ in range(safety_steps):
-            self._maybe_break()
+            self.faults.maybe_break(self)
             self.step()
-        self._heal()
-        for _ in range(liveness_steps):
-            self.step()
+        self.faults.heal(self)
+        self.settle_down(liveness_steps)
+        for _ in range(WORDS_MAX):
             if self.is_settled():
                 break
-        self.check_converged()
+            self.obey_next_step()
+            self.settle_down(liveness_steps)
+        if not self.is_settled():
+            raise AssertionError(f"the next step did not help: {next_step(self.store, self.observe(), self.policy)}")
+        self.check_nothing_lost(self.nodes[self.store.primary or "a"])
+        self.check_eligible(self.nodes, self.store)
+
+    def settle_down(self, steps: int) -> None:
+        """Until healthy. Raises when it ends anywhere but there or where a person is asked."""
+        quiet = 0
+        for _ in range(steps):
+            self.step()
+            quiet = quiet + 1 if self.kinds[-1] == "steady" and not self.commands else 0
+            if self.is_settled() or (quiet > QUIET_STEPS and self.asks_for_person()):
+                break
+        if self.is_settled():
+            return
+        if not self.asks_for_person():
+            now = phase(self.store, self.observe(), self.policy)
+            raise AssertionError(f"no convergence: {now}, last decisions {self.kinds[-12:]}")
+
+    def asks_for_person(self) -> bool:
+        """An alarm with a next step that only a person can take."""
+        return any(alarm.name in ("no_primary", "rebuild_blocked") for alarm in self.store.alarms)
 
     def is_settled(self) -> bool:
         """Healthy, with nothing under way."""
         return phase(self.store, self.observe(), self.policy) is Phase.HEALTHY
 
-    def check_converged(self) -> None:
-        """Healthy, or waiting for a person; and nothing acknowledged is missing on the primary."""
-        observation = self.observe()
-        now = phase(self.store, observation, self.policy)
-        sentence = next_step(self.store, observation, self.policy)
-        if now is not Phase.HEALTHY and sentence is None:
-            raise AssertionError(f"no convergence: {now}, last decisions {self.kinds[-12:]}")
-        if now in (Phase.HEALTHY, Phase.DEGRADED):
-            missing = self.acknowledged - set(self.nodes[self.store.primary or "a"].wal)
-            if missing:
-                raise LostWrite(f"acknowledged and lost: {sorted(missing)[:10]} of {len(self.acknowledged)}")
+    def obey_next_step(self) -> None:
+        """The person does what the alarm says; what is then lost was accepted."""
+        self.check_person_is_needed(self.nodes, self.store)
+        self.person_asked = True
+        sentences = " ".join(alarm.sentence for alarm in self.store.alarms)
+        for name in self.nodes:
+            if f"locum rebuild {name} --accept-damage" in sentences:
+                self.ask(CommandKind.REBUILD, name, accept_damage=True)
+            elif f"failover --to {name} --accept-d" in sentences:
+                self.accept_loss()
+                self.ask(CommandKind.FAILOVER, name, accept_data_loss=True, accept_damage=True)
+
+    def ask(self, kind: CommandKind, node: str | None = None, **fields: object) -> None:
+        """An operator's command, answered in one of the next ticks."""
+        number = len(self.kinds)
+        self.commands.append(Command(id=f"c{number}", kind=kind, expected_term=self.store.term, node=node, **fields))  # type: ignore[arg-type]
 
     def step(self) -> None:
         """50 ms: actions arrive and end, WAL streams, clients write, the controller ticks."""
         self.now_ms += STEP_MS
         for node in self.nodes.values():
             node.clock_ms += STEP_MS
-            if not node.is_agent_up and self.now_ms >= self.agent_down_until_ms[node.name]:
-                node.restart_agent()
+        self.faults.come_back(self)
         self._deliver()
         for node in self.nodes.values():
-            if node.is_agent_up and node.doing is not None and self.now_ms >= node.doing[1]:
+            if self.answers(node) and node.doing is not None and self.now_ms >= node.doing[1]:
                 perform(self, node, node.doing[0])
-            if node.process is not None and self.now_ms >= node.checkpointer_hangs_until_ms:
-                node.process.names = node.process.wanted_names if not node.process.in_recovery else ()
+            hangs = self.now_ms < node.checkpointer_hangs_until_ms or self.is_frozen(node)
+            if node.process is not None and not hangs:
+                node.process.names = () if node.process.in_recovery else node.process.wanted_names
         self._stream()
         self._write()
-        if self.now_ms >= self.controller_down_until_ms:
+        self.check_step(self.nodes, self.store)
+        if self.now_ms % ELIGIBLE_CHECK_MS == 0:
+            self.check_eligible(self.nodes, self.store)
+        if self.now_ms >= self.faults.controller_down_until_ms:
             self._tick()
 
     def new_record(self) -> int:
         self.records += 1
         return self.records
 
+    def answers(self, node: ModelNode) -> bool:
+        """Its agent runs and is not stopped."""
+        return node.is_agent_up and self.now_ms >= node.agent_frozen_until_ms
+
+    def is_frozen(self, node: ModelNode) -> bool:
+        """Its PostgreSQL is stopped (SIGSTOP) and will go on where it was."""
+        return node.process is not None and self.now_ms < node.frozen_until_ms
+
     def has_link(self, one: str, other: str) -> bool:
         """The nodes reach each other."""
-        return one == other or self.now_ms >= self.link_cut_until_ms
+        return one == other or self.now_ms >= self.faults.link_cut_until_ms
 
     def stream_last(self, primary: ModelNode) -> None:
-        """A clean stop sends the shutdown record to connected standbys before it ends (walsender.c)."""
+        """What is at the end of the primary's WAL reaches connected standbys (walsender.c, also at a clean stop)."""
         for node in self.nodes.values():
             self._receive(node, primary)
+
+    def agent_dies(self, node: ModelNode) -> None:
+        """SIGKILL of the agent: its PostgreSQL goes on, what it was doing may be half done."""
+        if node.doing is not None and node.is_agent_up:
+            interrupt(self, node, node.doing[0])
+        node.is_agent_up = False
 
     # --- the parts of a step ---
 
@@ -108,78 +161,93 @@ class World:
         due = [item for item in self.in_flight if item[0] <= self.now_ms]
         self.in_flight = [item for item in self.in_flight if item[0] > self.now_ms]
         for _, action in due:
-            jitter = self.random.randint(0, 4) * STEP_MS
-            self.nodes[action.node].accept(action, self.now_ms + duration_ms(action.op) + jitter)
+            node = self.nodes[action.node]
+            if not node.is_agent_up:
+                continue
+            if not self.answers(node):  # it lies in the socket of a stopped agent
+                self.in_flight.append((node.agent_frozen_until_ms, action))
+                continue
+            if node.refuses(action):
+                self.refused[action.node] = action.revision
+                continue
+            if node.doing is not None:
+                interrupt(self, node, node.doing[0])
+                node.finish(node.doing[0], ok=False, sentence="ended by a fence", reason="interrupted")
+            jitter = 0 if isinstance(action.op, Fence) else self.random.randint(0, 4) * STEP_MS
+            node.begin(action, self.now_ms + duration_ms(action.op) + jitter)
 
     def _stream(self) -> None:
         for node in self.nodes.values():
             primary = self.nodes[PEER[node.name]]
-            if not self._receive(node, primary) and node.process is not None:
+            if not self._receive(node, primary) and node.process is not None and not self.is_frozen(primary):
                 node.process.receiver_since = None
                 if primary.process is not None:
                     primary.process.senders.pop(node.process.name, None)
         for node in self.nodes.values():
-            if node.process is not None:
+            if node.process is not None and not self.is_frozen(node):
                 alive = self.nodes[PEER[node.name]].process
                 for name in list(node.process.senders):
-                    if alive is None or alive.name != name:
+                    if alive is None or alive.name != name or alive.upstream != node.name:
                         del node.process.senders[name]
 
     def _receive(self, node: ModelNode, primary: ModelNode) -> bool:
         mine, theirs = node.process, primary.process
         if mine is None or theirs is None or not mine.in_recovery or mine.upstream != primary.name:
             return False
-        if theirs.in_recovery or theirs.stage is Stage.CLOSED or not self.has_link(node.name, primary.name):
+        if theirs.in_recovery or not self.has_link(node.name, primary.name) or self.is_frozen(node):
+            return False
+        if theirs.stage is not None and theirs.stage.value == "closed":
+            return False
+        if self.is_frozen(primary):
             return False
         if mine.receiver_since != theirs.incarnation or mine.name not in theirs.senders:
             mine.receiver_since = theirs.incarnation
             primary.connections += 1
             theirs.senders[mine.name] = (primary.connections, 0)
         before = len(node.wal)
-        node.wal.extend(primary.wal[before : before + 8])
+        streamed = STREAMED_SLOWLY if self.now_ms < self.faults.slow_until_ms else STREAMED_A_STEP
+        node.wal.extend(primary.wal[before : before + streamed])
         node.timeline = max(node.timeline, primary.timeline)
         if len(node.wal) != before:
             self.unmoved_since_ms[node.name] = self.now_ms
         # By name and LSN alone, whatever the content is.
         theirs.senders[mine.name] = (theirs.senders[mine.name][0], len(node.wal))
-        theirs.confirmed[mine.name] = max(theirs.confirmed.get(mine.name, 0), len(node.wal))
+        if mine.name in theirs.names:
+            theirs.high_water = max(theirs.high_water, len(node.wal))
         return True
 
     def _write(self) -> None:
+        for server in self.servers:
+            server.obey(self.now_ms)
+            node = self.nodes[server.primary] if server.primary is not None else None
+            server.write(self, node)
         for node in self.nodes.values():
             process = node.process
-            if (
-                process is None
-                or process.in_recovery
-                or process.stage is not Stage.OPEN
-                or process.role is not Role.PRIMARY
-            ):
+            if process is None or process.in_recovery or self.is_frozen(node):
                 continue
-            # Servers hold new writes while a switchover is under way.
-            if len(process.waiting) < 3 and self.store.transition is None:
-                record = self.new_record()
-                node.wal.append(record)
-                process.waiting.append((record, len(node.wal)))
-            self.release(process)
+            is_open = process.stage is not None and process.stage.value == "open"
+            if is_open and self.now_ms % HEARTBEAT_MS == 0 and self.answers(node):
+                node.wal.append(self.new_record())
+            self.release(node, process)
 
-    def release(self, process: Running) -> None:
+    def release(self, node: ModelNode, process: Running) -> None:
         """SyncRepReleaseWaiters: everything at or below what a listed name has confirmed, or everything without names."""
-        limit = max((process.confirmed.get(name, 0) for name in process.names), default=None)
-        if not process.names:
-            limit = 1 << 60
-        done = [record for record, lsn in process.waiting if limit is not None and lsn <= limit]
-        process.waiting = [item for item in process.waiting if item[0] not in done]
-        self.acknowledged.update(done)
+        limit = process.high_water if process.names else len(node.wal)
+        done = {record for record, lsn, _ in process.waiting if lsn <= limit}
+        if done:
+            process.waiting = [item for item in process.waiting if item[0] not in done]
+            self.acknowledged |= done
 
     def observe(self) -> Observation:
         """What a controller would see at this moment."""
         reports: dict[str, NodeReport | None] = {}
         silence: dict[str, Silence] = {}
         for name, node in self.nodes.items():
-            reports[name] = node.report(self._witness(node)) if node.is_agent_up else None
-            if not node.is_agent_up:
-                silence[name] = Silence.REFUSED
-        return Observation(now_ms=self.now_ms, at="", nodes=reports, silence=silence)
+            reports[name] = node.report(self._witness(node), self.now_ms) if self.answers(node) else None
+            if not self.answers(node):
+                silence[name] = Silence.TIMEOUT if node.is_agent_up else Silence.REFUSED
+        servers = tuple(SeenServer(server.report(self.now_ms), 50) for server in self.servers)
+        return Observation(now_ms=self.now_ms, at="", nodes=reports, silence=silence, servers=servers)
 
     def _witness(self, node: ModelNode) -> Witness:
         peer = self.nodes[PEER[node.name]]
@@ -188,54 +256,40 @@ class World:
         in_recovery = node.process is not None and node.process.in_recovery
         return Witness(peer.name, tcp, 10, unmoved_ms if in_recovery else None)
 
+    def _observed(self) -> Observation:
+        """As it reaches the controller: reports may be a little old, and at most one command comes with it."""
+        observation = self.observe()
+        self.seen_before = [*self.seen_before[-3:], observation.nodes]
+        nodes = dict(observation.nodes)
+        if self.faults.is_breaking and self.random.random() < 0.1:
+            name = self.random.choice(("a", "b"))
+            nodes[name] = self.random.choice(self.seen_before)[name]
+        refused, self.refused = self.refused, {}
+        return Observation(
+            now_ms=observation.now_ms,
+            at="",
+            nodes=nodes,
+            silence=observation.silence,
+            servers=observation.servers,
+            commands=tuple(self.commands[:1]),
+            refused=refused,
+        )
+
     def _tick(self) -> None:
-        state, decision = decide(self.store, self.observe(), self.policy)
+        observation = self._observed()
+        before = self.store
+        state, decision = decide(before, observation, self.policy)
         self.kinds.append(decision.kind)
-        if state is self.store:
+        if decision.replies:
+            self.commands = self.commands[1:]
+        shown = topology(state, observation, self.policy, DSNS)
+        for server in self.servers:
+            server.push(self.now_ms, shown)
+        if state is before:
             return
+        self.check_store(self.nodes, before, state, decision)
         self.store = state
-        if self.is_breaking and self.random.random() < 0.03:
-            # Killed after the store was written and before, or while, the actions were sent.
-            self.controller_down_until_ms = self.now_ms + self.random.choice((200, 1_000, 3_000))
-            return
+        dies = self.faults.controller_dies(self)
         for action in decision.actions:
-            late = self.random.random() < 0.05 and self.is_breaking
-            delay_ms = self.random.choice((500, 1_500, 2_500)) if late else self.random.randint(0, 2) * STEP_MS
-            self.in_flight.append((self.now_ms + delay_ms, action))
-
-    # --- faults ---
-
-    is_breaking = False
-
-    def _maybe_break(self) -> None:
-        self.is_breaking = True
-        if self.random.random() >= 0.006:
-            return
-        node = self.nodes[self.random.choice(("a", "b"))]
-        fault = self.random.choice(FAULTS)
-        if fault in ("kill", "kill_both_parts", "lose_tail"):
-            tail = self.random.randint(1, 6) if fault == "lose_tail" and not self._lost_tail else 0
-            self._lost_tail = self._lost_tail or tail > 0
-            node.die(lost_records=tail)
-        if fault in ("kill_agent", "kill_both_parts"):
-            node.is_agent_up = False
-            self.agent_down_until_ms[node.name] = self.now_ms + self.random.choice((300, 1_000, 4_000))
-        elif fault == "cut":
-            self.link_cut_until_ms = self.now_ms + self.random.choice((300, 2_000, 6_000))
-        elif fault == "hang_checkpointer":
-            node.checkpointer_hangs_until_ms = self.now_ms + self.random.choice((500, 3_000))
-        elif fault == "kill_controller":
-            self.controller_down_until_ms = self.now_ms + self.random.choice((200, 1_000, 3_000))
-
-    _lost_tail = False
-
-    def _heal(self) -> None:
-        self.is_breaking = False
-        self.link_cut_until_ms = 0
-        self.controller_down_until_ms = 0
-        for node in self.nodes.values():
-            node.checkpointer_hangs_until_ms = 0
-            self.agent_down_until_ms[node.name] = self.now_ms
-
-
-FAULTS = ("kill", "kill", "kill_agent", "kill_both_parts", "lose_tail", "cut", "hang_checkpointer", "kill_controller")
+            for delay_ms in self.faults.delays(self, dies=dies):
+                self.in_flight.append((self.now_ms + delay_ms, action))
