@@ -83,7 +83,7 @@ async def _first_write(connection: asyncpg.Connection, writing: asyncio.Task[int
 async def _write_until_it_breaks(connection: asyncpg.Connection) -> int:
     """Insert 1, 2, 3, … one at a time; returns the last number that was acknowledged."""
     number = 0
-    with contextlib.suppress(asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError):
+    with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
         while True:
             await connection.execute("INSERT INTO written VALUES ($1)", number + 1)
             number += 1

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -41,6 +44,8 @@ class Run(msgspec.Struct, frozen=True):
     slowest_ms: float
     sent: int
     failed: int
+    failures: tuple[str, ...]
+    """What the first few failed requests were told."""
     findings: Findings
     verdict: str | None
     healthy_again_s: float
@@ -49,7 +54,7 @@ class Run(msgspec.Struct, frozen=True):
 async def measure(runs: int, rate: float, console: Console) -> tuple[list[float], list[Run]]:
     """The floor, then every fault, `runs` times each."""
     installation = await asyncio.to_thread(find_installation, None)
-    with tempfile.TemporaryDirectory(prefix="locum-bench-") as place:
+    with _kept_on_failure() as place:
         floors = []
         for number in range(runs):
             floors.append(await measure_floor(installation, Path(place) / f"floor{number}"))
@@ -62,6 +67,18 @@ async def measure(runs: int, rate: float, console: Console) -> tuple[list[float]
                     results.append(await _measure_fault(cluster, fault, proposals, rate))
                     console.print(f"{fault.name}: {results[-1].gap_ms:.0f} ms")
     return floors, results
+
+
+@contextmanager
+def _kept_on_failure() -> Iterator[str]:
+    """A place for data and logs that stays when the block fails."""
+    place = tempfile.mkdtemp(prefix="locum-bench-")
+    try:
+        yield place
+    except BaseException:
+        print(f"data and logs are kept in {place}", file=sys.stderr)
+        raise
+    shutil.rmtree(place, ignore_errors=True)
 
 
 async def _measure_fault(cluster: Cluster, fault: Fault, proposals: fhir.Proposals, rate: float) -> Run:
@@ -85,6 +102,9 @@ async def _judge(
     view = await cluster.view()
     async with cluster.sql(view["primary"]) as connection:
         findings = await check(connection, history)
+    failures = tuple(f"{item.status} {item.error}" for item in history.failed[:5])
+    if failures:
+        failures = (*failures, cluster.tell_errors())
     incidents = (await cluster.incidents())[incidents_before:]
     verdicts = [incident["verdict"]["kind"] for incident in incidents if incident.get("verdict")]
     return Run(
@@ -93,6 +113,7 @@ async def _judge(
         slowest_ms=history.slowest_ms(),
         sent=len(history.bookings),
         failed=len(history.failed),
+        failures=failures,
         findings=findings,
         verdict=verdicts[0] if verdicts else None,
         healthy_again_s=healthy_again_s,
@@ -120,6 +141,9 @@ def show(floors: list[float], runs: list[Run], console: Console) -> None:
             f"{median(run.healthy_again_s for run in own):.1f}",
         )
     console.print(table)
+    for run in runs:
+        for failure in run.failures:
+            console.print(f"failed during {run.fault}: {failure}", style="red", markup=False)
 
 
 def summary(floors: list[float], runs: list[Run]) -> dict[str, object]:

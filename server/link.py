@@ -37,7 +37,9 @@ _SESSION = {
 _CONFLICTS = ("23P01", "40P01")
 _NOT_SERVING = ("53", "57", "58", "08", "XX", "25006", "28", "3D000", "40001", "55000", "42P01", "42883")
 """Classes and codes of a node that cannot serve now: full, shutting down, I/O, damaged, read-only, still closed."""
-CONNECT_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, NotServing, ConnectionLost)
+_DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""The last one is asyncpg's word for a server that said FATAL, a shutdown, between two messages of one statement."""
+CONNECT_ERRORS = (*_DRIVER_ERRORS, TimeoutError, NotServing, ConnectionLost)
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -106,18 +108,20 @@ class Link:
             raise ConnectionLost(f"{self.endpoint.name} did not answer within {deadline_s:.1f} s")
         try:
             return task.result()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _DRIVER_ERRORS as error:
             raise self._translated(error) from error
 
     async def _abandon(self, task: asyncio.Future[Any]) -> None:
         self.terminate()
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(*_DRIVER_ERRORS):
             await task
 
     def _translated(self, error: Exception) -> Exception:
         sqlstate = getattr(error, "sqlstate", None)
         if sqlstate in _CONFLICTS:
             return DatabaseConflict(str(sqlstate), getattr(error, "constraint_name", None))
+        if isinstance(error, asyncpg.InternalClientError):
+            self._connection.terminate()
         if isinstance(error, OSError) or self._connection.is_closed():
             return ConnectionLost(f"the connection to {self.endpoint.name} ended: {sqlstate or error!r}")
         if isinstance(sqlstate, str) and sqlstate.startswith(_NOT_SERVING):

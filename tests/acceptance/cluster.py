@@ -157,6 +157,11 @@ class Cluster:
         files = [self.output, *sorted(self.layout.logs.glob("*.log"))]
         return "\n".join(f"--- {file.name}\n{_tail(file)}" for file in files if file.exists())
 
+    def tell_errors(self) -> str:
+        """The last errors in the logs, with their tracebacks."""
+        lines = [line for file in sorted(self.layout.logs.glob("*.log")) for line in _lines(file)]
+        return "\n".join(line for line in lines if '"level": "error"' in line or "Traceback" in line)[-8000:]
+
     async def close(self) -> None:
         """End everything by pid, whatever state it is in."""
         if self._session is not None:
@@ -219,4 +224,8 @@ def free_base_port() -> int:
 
 
 def _tail(file: Path, lines: int = 25) -> str:
-    return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    return "\n".join(_lines(file)[-lines:])
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8", errors="replace").splitlines()
