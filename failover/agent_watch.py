@@ -53,22 +53,36 @@ class AgentWatch:
             except WireError:
                 continue
 
-    async def look(self, *, witness: bool, tasks: asyncio.TaskGroup) -> NodeReport | None:
-        """Its report now, or None with `silence` set. `tasks` holds the question that goes on beside the rounds."""
-        if self._is_fresh(witness=witness):
+    async def look(self, *, tasks: asyncio.TaskGroup, witness: bool = False, fresh: bool = False) -> NodeReport | None:
+        """Its report now, or None with `silence` set.
+
+        `witness`: after a fresh look at its peer. `fresh`: with SQL facts that are newer than this call. `tasks` holds the
+        question that goes on beside the rounds.
+        """
+        if not fresh and self._was_just_told(witness=witness):
             return self.latest
         if self.silence is Silence.TIMEOUT:
             if self._aside is None or self._aside.done():
-                self._aside = tasks.create_task(self._ask(witness=witness, beside=True), name=f"ask-{self.name}")
+                self._aside = tasks.create_task(self._ask(witness, fresh, beside=True), name=f"ask-{self.name}")
             return None
-        return await self._ask(witness=witness)
+        return await self._ask(witness, fresh)
 
     def is_suspect(self) -> bool:
-        """Silent, its stream gone, or its PostgreSQL over a deadline: the others are asked for a fresh look at it."""
-        if self.silence is not None or not self.streaming or self.latest is None:
+        """Silent, or its PostgreSQL over a deadline: the others are asked for a fresh look at it."""
+        if self.silence is not None or self.latest is None:
             return True
         sql = self.latest.sql
         return self.latest.postmaster is Postmaster.RUNNING and sql is not None and sql.fault is FaultKind.UNRESPONSIVE
+
+    def is_primary(self) -> bool:
+        """It answered, as a running primary that tells what its standbys have confirmed."""
+        report = self.latest
+        return (
+            self.silence is None
+            and report is not None
+            and report.postmaster is Postmaster.RUNNING
+            and report.in_recovery is False
+        )
 
     async def _follow_once(self) -> None:
         try:
@@ -86,7 +100,7 @@ class AgentWatch:
                 self._wake()
             raise
 
-    def _is_fresh(self, *, witness: bool) -> bool:
+    def _was_just_told(self, *, witness: bool) -> bool:
         report = self.latest
         if report is None or self._told_at is None or (time.monotonic() - self._told_at) * 1000 > FRESH_MS:
             return False
@@ -96,10 +110,12 @@ class AgentWatch:
         seen = report.witness
         return seen is not None and seen.tcp != "connected" and seen.age_ms <= _WITNESS_FRESH_MS
 
-    async def _ask(self, *, witness: bool, beside: bool = False) -> NodeReport | None:
+    async def _ask(self, witness: bool, fresh: bool, *, beside: bool = False) -> NodeReport | None:
         began = time.monotonic()
         try:
-            report = await self._client.observe(witness=witness, deadline_ms=self._policy.probe_deadline_ms)
+            report = await self._client.observe(
+                witness=witness, fresh=fresh, deadline_ms=self._policy.probe_deadline_ms
+            )
         except WireError as error:
             self._note_silence(Silence(error.silence), began, str(error))
             return None

@@ -1,4 +1,4 @@
-"""One round of looking: all agents at once, each with its deadline, into an `Observation`."""
+"""One round of looking at all agents, each with its deadline, into an `Observation`."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class Observer:
         self._tasks = tasks
 
     async def observe(self, primary: str | None, commands: tuple[Command, ...], refused: dict[str, int]) -> Observation:
-        """Look at every agent; when the primary is suspect, the others look at its PostgreSQL afresh first.
+        """Look at the primary, then at the others, so that what they have is never older than what it says they confirmed.
 
-        `refused`: for each node the newest action that its agent refused.
+        When the primary is suspect, the others look at its PostgreSQL afresh. `refused`: for each node the newest action
+        that its agent refused.
         """
         began = time.monotonic()
-        suspect = self._is_suspect(primary)
-        await self._look(list(self._watches), witness=suspect)
-        if not suspect and self._is_silent(primary):
-            await self._look([name for name in self._watches if name != primary], witness=True)
-        silence = {name: watch.silence for name, watch in self._watches.items() if watch.silence is not None}
+        reports = await self._look(primary)
+        silence = {
+            name: self._watches[name].silence or Silence.TIMEOUT for name, report in reports.items() if report is None
+        }
         return Observation(
             now_ms=self._clock.now_ms(),
             at=wall_clock(),
-            nodes=self._reports(silence),
+            nodes=reports,
             silence=silence,
             servers=self._servers.seen(),
             commands=commands,
@@ -59,19 +59,22 @@ class Observer:
             late=self._is_late(began),
         )
 
-    async def _look(self, names: list[str], *, witness: bool) -> None:
+    async def _look(self, primary: str | None) -> dict[str, NodeReport | None]:
+        reports: dict[str, NodeReport | None] = {}
+        first = self._watches.get(primary or "")
+        if first is not None:
+            reports[first.name] = await first.look(tasks=self._tasks)
+        suspect = first is not None and first.is_suspect()
+        fresh = first is not None and first.is_primary()
+
+        async def look(watch: AgentWatch) -> None:
+            reports[watch.name] = await watch.look(witness=suspect, fresh=fresh, tasks=self._tasks)
+
         async with asyncio.TaskGroup() as round_:
-            for name in names:
-                round_.create_task(self._watches[name].look(witness=witness, tasks=self._tasks))
-
-    def _reports(self, silence: dict[str, Silence]) -> dict[str, NodeReport | None]:
-        return {name: None if name in silence else watch.latest for name, watch in self._watches.items()}
-
-    def _is_suspect(self, primary: str | None) -> bool:
-        return primary in self._watches and self._watches[primary].is_suspect()
-
-    def _is_silent(self, primary: str | None) -> bool:
-        return primary in self._watches and self._watches[primary].silence is not None
+            for watch in self._watches.values():
+                if watch is not first:
+                    round_.create_task(look(watch))
+        return reports
 
     def _is_late(self, began: float) -> bool:
         """This process slept, or the round took longer than any question may: silence and ages prove nothing."""

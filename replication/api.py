@@ -64,11 +64,13 @@ class AgentApi:
         self._agent = agent
 
     async def observe(self, request: web.Request) -> web.Response:
-        """The report. A look at the node's own SQL, and with `witness=1` at the peer, is given a moment to be fresh."""
+        """The report. A look at the node's own SQL, and with `witness=1` at the peer, is given a moment to be fresh; with
+        `fresh=1` SQL facts from before the question do not count."""
         agent = self._agent
         looks = []
         if agent.supervisor.running:
-            looks.append(asyncio.create_task(agent.sql.refresh(max_age_ms=_FRESH_SQL_MS)))
+            max_age_ms = 0 if request.query.get("fresh") == "1" else _FRESH_SQL_MS
+            looks.append(asyncio.create_task(agent.sql.refresh(max_age_ms=max_age_ms)))
         witness = request.query.get("witness") == "1"
         if witness:
             looks.append(asyncio.create_task(agent.witness.look()))

@@ -68,9 +68,13 @@ class AgentClient:
         self._url = url.rstrip("/")
         self._token = token
 
-    async def observe(self, *, witness: bool = False, deadline_ms: int = _OBSERVE_MS) -> NodeReport:
-        """The node's report; with `witness`, after a fresh look at its peer."""
-        return await self._get("/v1/observe?witness=1" if witness else "/v1/observe", NodeReport, deadline_ms)
+    async def observe(
+        self, *, witness: bool = False, fresh: bool = False, deadline_ms: int = _OBSERVE_MS
+    ) -> NodeReport:
+        """The node's report; with `witness`, after a fresh look at its peer; with `fresh`, at its own PostgreSQL."""
+        asked = [name for name, wanted in (("witness=1", witness), ("fresh=1", fresh)) if wanted]
+        path = "/v1/observe" + ("?" + "&".join(asked) if asked else "")
+        return await self._get(path, NodeReport, deadline_ms)
 
     async def events(self, *, idle_ms: int = _STREAM_IDLE_MS) -> AsyncIterator[NodeReport]:
         """Reports as they are pushed. Ends only with a WireError: the end of the stream is the agent's death notice."""
