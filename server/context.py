@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from server.database import Database
+from server.errors import Refusal
 from server.idempotency import InFlight
 from server.metrics import Metrics
 from server.replay import Replay
@@ -38,6 +40,15 @@ def of(request: web.Request) -> Context:
 def deadline_s(request: web.Request) -> float:
     """Until when (time.monotonic) this request must be answered."""
     return time.monotonic() + of(request).settings.request_deadline_ms / 1000
+
+
+async def body(request: web.Request, until_s: float) -> bytes:
+    """The whole body. Raises Refusal 408 when it does not come by `until_s`, and 413 when it is too large."""
+    try:
+        async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
+            return await request.read()
+    except TimeoutError:
+        raise Refusal(408, "timeout", "the body of the request did not come in time") from None
 
 
 def now() -> datetime:

@@ -68,3 +68,10 @@ class DatabaseConflict(ServerError):
     def is_deadlock(self) -> bool:
         """Nobody knows yet who was first."""
         return self.sqlstate == "40P01"
+
+
+class UnexpectedDatabaseError(ServerError):
+    """PostgreSQL refused a statement for a reason that this program should have ruled out: a defect of ours.
+
+    It names the SQLSTATE and the constraint only: PostgreSQL's own words may quote a patient's data.
+    """

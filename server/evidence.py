@@ -63,6 +63,7 @@ class Evidence(Watcher):
     def connected(self) -> None:
         """A checked connection to the primary is there."""
         self._connect_error = None
+        self._witness.connected()
         self.on_connection_change()
 
     def connect_failed(self, error: BaseException) -> None:

@@ -17,7 +17,7 @@ import asyncpg
 import msgspec
 
 from replication.model import Role
-from server.errors import ConnectionLost, DatabaseConflict, NotServing, OutcomeUnknown
+from server.errors import ConnectionLost, DatabaseConflict, NotServing, OutcomeUnknown, UnexpectedDatabaseError
 from server.retries import until_term_fits
 
 T = TypeVar("T")
@@ -34,6 +34,8 @@ _SESSION = {
     "statement_timeout": "0",
     "jit": "off",
 }
+REFUSED_SQLSTATE = "LC001"
+"""What schema.sql raises on purpose; the message is a word of server/refusals.py."""
 _CONFLICTS = ("23P01", "40P01")
 _NOT_SERVING = ("53", "57", "58", "08", "XX", "25006", "28", "3D000", "40001", "55000", "42P01", "42883")
 """Classes and codes of a node that cannot serve now: full, shutting down, I/O, damaged, read-only, still closed."""
@@ -109,7 +111,8 @@ class Link:
         try:
             return task.result()
         except _DRIVER_ERRORS as error:
-            raise self._translated(error) from error
+            translated = self._translated(error)
+            raise translated from (None if isinstance(translated, UnexpectedDatabaseError) else error)
 
     async def _abandon(self, task: asyncio.Future[Any]) -> None:
         self.terminate()
@@ -125,8 +128,11 @@ class Link:
         if isinstance(error, OSError) or self._connection.is_closed():
             return ConnectionLost(f"the connection to {self.endpoint.name} ended: {sqlstate or error!r}")
         if isinstance(sqlstate, str) and sqlstate.startswith(_NOT_SERVING):
-            return NotServing(f"{self.endpoint.name} cannot serve now: {error}", sqlstate)
-        return error
+            return NotServing(f"{self.endpoint.name} cannot serve now (SQLSTATE {sqlstate})", sqlstate)
+        if sqlstate == REFUSED_SQLSTATE:
+            return error
+        constraint = getattr(error, "constraint_name", None)
+        return UnexpectedDatabaseError(f"{type(error).__name__}, SQLSTATE {sqlstate}, constraint {constraint}")
 
     def _note(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
         # "canceling wait for …" and "canceling the wait for synchronous replication …" (syncrep.c): both 01000

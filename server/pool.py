@@ -23,7 +23,9 @@ from server.retries import reconnecting
 _log = structlog.get_logger()
 
 _FIRST = 2
-"""Opened before any other: right after a promotion, more backends starting at once would only delay the first."""
+"""Opened before any other: right after a promotion, more backends starting at once would only delay the first commit."""
+_SETTLED_AFTER_S = 0.1
+"""The others follow when a commit has come back, or this long after the first connection."""
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -60,7 +62,8 @@ class Pool:
         self._busy: set[Link] = set()
         self._opening = 0
         self._failing = False
-        self._was_connected = False
+        self._is_settled = False
+        self._settling = False
         self._waiters: deque[asyncio.Future[Link]] = deque()
 
     @property
@@ -101,6 +104,9 @@ class Pool:
         """A synchronous commit that was started then has come back."""
         if not self.is_closed and (self.proved_s is None or started_s > self.proved_s):
             self.proved_s = started_s
+        if not self._is_settled:
+            self._is_settled = True
+            self._grow()
 
     def close(self) -> None:
         """At once: no goodbye, no cancel. Operations under way end with ConnectionLost or Superseded."""
@@ -171,7 +177,7 @@ class Pool:
             return
         waiting = sum(not waiter.done() for waiter in self._waiters)
         wanted = min(self._size_max, max(self._warm, len(self._busy) + waiting))
-        if not self._was_connected:
+        if not self._is_settled:
             wanted = min(wanted, _FIRST)
         # while the node does not let us in, one attempt at a time is enough
         missing = 1 - self._opening if self._failing else wanted - self.size - self._opening
@@ -190,10 +196,17 @@ class Pool:
             link.terminate()
             return
         self._failing = False
-        self._was_connected = True
         link.on_end = self._ended
         self._offer(link)
         self._watcher.connected()
+        self._grow()
+        if not self._settling:
+            self._settling = True
+            self._spawn(self._settle())
+
+    async def _settle(self) -> None:
+        await asyncio.sleep(_SETTLED_AFTER_S)
+        self._is_settled = True
         self._grow()
 
     async def _attempt(self) -> Link:

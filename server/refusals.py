@@ -6,8 +6,6 @@ import asyncpg
 
 from server.errors import DatabaseConflict, Refusal
 
-REFUSED_SQLSTATE = "LC001"
-
 _WORDS: dict[str, tuple[int, str, str]] = {
     "key-reused": (422, "business-rule", "this Idempotency-Key was used with another request; use a new key"),
     "slot-unknown": (404, "not-found", "there is no such slot; ask $find again"),
@@ -48,8 +46,6 @@ def refusal_for_conflict(error: DatabaseConflict) -> Refusal:
     return refusal(_CONSTRAINTS.get(error.constraint or "", "slot-taken"))
 
 
-def refusal_for(error: asyncpg.PostgresError) -> Refusal | None:
-    """The answer for an exception that schema.sql raised on purpose; None for any other error."""
-    if error.sqlstate != REFUSED_SQLSTATE:
-        return None
+def refusal_for(error: asyncpg.PostgresError) -> Refusal:
+    """The answer for an exception that schema.sql raised on purpose (server/link.py lets no other through)."""
     return refusal(str(error.args[0]))

@@ -178,5 +178,8 @@ async def _prove(barrier: Barrier | None, until_s: float) -> None:
 
 
 def _unavailable(error: TryAgain, sentence: str | None = None) -> Refusal:
-    said = sentence or f"no answer could be had from the database in time ({error}); ask again"
+    said = (
+        sentence
+        or f"no answer could be had from the database in time ({error}); repeat it with the same Idempotency-Key"
+    )
     return Refusal(503, "transient", said, retry_after_s=_RETRY_AFTER_S)

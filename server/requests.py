@@ -136,12 +136,14 @@ _BOOK_USED = {"appointment-reference", "appointment-resource", "patient-referenc
 def parse_parameters(body: bytes) -> Parameters:
     """The body of an operation. Raises Refusal: 400 when it is not JSON, 422 when it is not Parameters."""
     try:
+        # The decoder stops at the first wrong type: whether the rest is JSON is known only when all of it was read.
+        msgspec.json.decode(body, type=msgspec.Raw)
         return msgspec.json.decode(body, type=Parameters)
     except msgspec.ValidationError as error:
         raise Refusal(
             422, "structure", f"the body is not the Parameters resource of this operation: {error}"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal(400, "structure", f"the body is not JSON: {error}") from error
 
 

@@ -47,7 +47,7 @@ async def hold(request: web.Request) -> web.StreamResponse:
 
 async def _write(request: web.Request, make: _Make) -> web.StreamResponse:
     shared, until_s = context.of(request), context.deadline_s(request)
-    body = await request.read()
+    body = await context.body(request, until_s)
     header = request.headers.get("Idempotency-Key")
     claim = Claim(
         parse_key(header) if header is not None else f"internal {uuid.uuid4()}",
@@ -61,10 +61,7 @@ async def _write(request: web.Request, make: _Make) -> web.StreamResponse:
         except DatabaseConflict as error:
             raise refusal_for_conflict(error) from error
         except asyncpg.PostgresError as error:
-            known = refusal_for(error)
-            if known is None:
-                raise
-            raise known from error
+            raise refusal_for(error) from error
     return bundle_of_one(request, kept.appointment, kept.status)
 
 

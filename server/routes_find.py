@@ -20,7 +20,7 @@ _BATCH = 200
 async def find(request: web.Request) -> web.StreamResponse:
     """A searchset of at most 5,000 proposals (or `_count`), earliest first. It takes nothing from anybody."""
     shared, until_s = context.of(request), context.deadline_s(request)
-    asked = parse_find(parse_parameters(await request.read()))
+    asked = parse_find(parse_parameters(await context.body(request, until_s)))
     fault = window_fault(asked.start, asked.end, shared.rules)
     if fault is not None:
         raise Refusal(422, "business-rule", fault)

@@ -56,6 +56,10 @@ class WriteWitness:
         if self._failed_since_ms is None:
             self._failed_since_ms = now_ms
 
+    def connected(self) -> None:
+        """It lets us in again: what failed is past. Writes that are still out go on counting."""
+        self._failed_since_ms = None
+
     def failing_ms(self, now_ms: int) -> int | None:
         """How long no attempt has come back although some were made; None while they do, or none is made."""
         starts = list(self._out.values())

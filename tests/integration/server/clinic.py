@@ -26,6 +26,7 @@ import aiohttp
 import asyncpg
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from replication import topology
 from replication.installation import find_installation
@@ -209,6 +210,9 @@ class Clinic:
         self.controller_port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.shared: Context | None = None
+        self.is_away = False
+        """The controller answers 503 to everything."""
+        self.refused = 0
         self._news = asyncio.Event()
 
     def publish(
@@ -225,7 +229,15 @@ class Clinic:
 
     def controller(self) -> web.Application:
         """The two routes of a controller that a server uses."""
-        app = web.Application(middlewares=[token_guard(TOKEN)])
+
+        @web.middleware
+        async def away(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if not self.is_away:
+                return await handler(request)
+            self.refused += 1
+            return web.Response(status=503)
+
+        app = web.Application(middlewares=[away, token_guard(TOKEN)])
         app.router.add_get("/v1/topology", self.hub.serve)
         app.router.add_post("/v1/evidence", self._take_evidence)
         return app
