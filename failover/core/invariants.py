@@ -48,7 +48,7 @@ def check_plan(
         if isinstance(op, StartStandby) and op.upstream is not None and must_be_rebuilt(after.nodes[name]):
             record = after.nodes[name]
             rebuilt = record.needs_certificate and not record.needs_rebuild
-            if not rebuilt and not record.eligible:  # an eligible one never left
+            if not rebuilt and not record.eligible:  # an eligible one never left the pair
                 raise InvariantViolation(f"{name} must be rebuilt and would rejoin without it")
 
 

@@ -16,10 +16,10 @@ _INTEGRITY_OR_STORAGE = ("storage", "corruption")
 def shrink(context: Context) -> Plan | None:
     """Journal "not eligible", then relax, when a standby is lost and the primary is proved well."""
     primary = context.report(context.state.primary)
-    if primary is None or not context.is_open_primary() or not primary_is_well(context, primary):
+    if primary is None or not context.is_open_primary():
         return None
     for name in context.others(context.state.primary):
-        if not must_relax(context, name, primary):
+        if not must_relax(context, name, primary) or not may_relax(context, name, primary):
             continue
         state = disqualified(context.state, name, "lost") if is_eligible(context.record(name)) else context.state
         if not primary.names:
@@ -39,6 +39,11 @@ def primary_is_well(context: Context, primary: NodeReport) -> bool:
     return probes_ok and not any(
         fault.kind.cause.value in _INTEGRITY_OR_STORAGE for fault in (*primary.faults, *record_faults)
     )
+
+
+def may_relax(context: Context, name: str, primary: NodeReport) -> bool:
+    """Its standby is given up only by a primary that is well, or by an operator who wants a rebuild nevertheless."""
+    return primary_is_well(context, primary) or context.record(name).rebuild_accepts_damage
 
 
 def must_relax(context: Context, name: str, primary: NodeReport) -> bool:
@@ -83,7 +88,8 @@ def _tend(context: Context, name: str, report: NodeReport, primary: NodeReport) 
     if not record.needs_rebuild and (reason := _why_rebuild(record, report, primary)) is not None:
         state = with_node(context.state, name, needs_rebuild=True, rebuild_reason=reason)
         return Plan("standby.rebuild_needed", f"{name} must be rebuilt: {reason}.", state)
-    if record.needs_rebuild or (record.quarantined and not record.needs_certificate):
+    must_rebuild = record.needs_rebuild or (record.quarantined and not record.needs_certificate)
+    if must_rebuild and (not is_eligible(record) or may_relax(context, name, primary)):
         return _rebuild(context, name, report, primary)
     return _follow(context, name, report, primary)
 

@@ -7,7 +7,7 @@ from replication.actions import Rebuild
 from replication.model import Stage
 from tests.sim.node import ModelNode
 
-REPORT_AGE_MS_MAX = 250
+REPORT_AGE_MS_MAX = 400
 
 
 class Broken(AssertionError):

@@ -15,7 +15,7 @@ from failover.core.view import next_step, phase, topology
 from replication.actions import Action, Fence
 from replication.model import NodeReport, Witness
 from replication.topology import Phase
-from tests.sim.checks import Checks
+from tests.sim.checks import REPORT_AGE_MS_MAX, Checks
 from tests.sim.clients import ModelServer
 from tests.sim.faults import Faults
 from tests.sim.node import ModelNode, Running, duration_ms
@@ -46,7 +46,7 @@ class World(Checks):
         self.in_flight: list[tuple[int, Action]] = []
         self.refused: dict[str, int] = {}
         self.commands: list[Command] = []
-        self.seen_before: list[dict[str, NodeReport | None]] = []
+        self.seen_before: list[Observation] = []
         self.unmoved_since_ms = {"a": 0, "b": 0}
         self.kinds: list[str] = []
         self.faults = Faults(self.random)
@@ -259,11 +259,12 @@ class World(Checks):
     def _observed(self) -> Observation:
         """As it reaches the controller: reports may be a little old, and at most one command comes with it."""
         observation = self.observe()
-        self.seen_before = [*self.seen_before[-3:], observation.nodes]
+        fresh = [seen for seen in self.seen_before if self.now_ms - seen.now_ms <= REPORT_AGE_MS_MAX]
+        self.seen_before = [*fresh[-5:], observation]
         nodes = dict(observation.nodes)
         if self.faults.is_breaking and self.random.random() < 0.1:
             name = self.random.choice(("a", "b"))
-            nodes[name] = self.random.choice(self.seen_before)[name]
+            nodes[name] = self.random.choice(self.seen_before).nodes[name]
         refused, self.refused = self.refused, {}
         return Observation(
             now_ms=observation.now_ms,
