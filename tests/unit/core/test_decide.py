@@ -144,7 +144,8 @@ def test_a_switchover_ends_with_the_former_as_a_standby_and_nothing_lost() -> No
             break
     assert world.is_settled()
     assert "standby.rebuild" not in world.kinds[world.kinds.index("switchover.stopped") :]
-    world.check_converged()
+    world.check_nothing_lost(world.nodes["b"])
+    world.check_eligible(world.nodes, world.store)
 
 
 def test_pause_holds_promotions_and_ends_by_itself() -> None:
@@ -160,8 +161,7 @@ def test_pause_holds_promotions_and_ends_by_itself() -> None:
 def test_a_lone_primary_that_died_stays_closed_and_says_so() -> None:
     world = healthy()
     world.store = with_node(world.store, "b", eligible=False, needs_rebuild=True)
-    world.nodes["b"].is_agent_up = False
-    world.agent_down_until_ms["b"] = 1 << 60
+    world.nodes["b"].agent_frozen_until_ms = 1 << 60
     world.nodes["a"].die()
     for _ in range(100):
         world.step()
