@@ -166,10 +166,15 @@ def _launcher() -> tuple[tuple[str, ...], Account | None]:
 
 
 def account_prefix(uid: int, gid: int) -> tuple[str, ...]:
-    """The launcher that becomes an account and may still enter closed directories (setpriv(1), capabilities(7))."""
+    """The launcher that becomes an account and may still enter closed directories (setpriv(1), capabilities(7)).
+
+    PostgreSQL's tools find each other with access(2), which ignores a non-root user's capabilities unless
+    `no_setuid_fixup` is set (src/common/exec.c; access_override_creds in the kernel's fs/open.c).
+    """
     caps = "-all,+dac_override"
+    bits = "--securebits=+no_setuid_fixup"
     identity = (f"--reuid={uid}", f"--regid={gid}", "--clear-groups")
-    return ("setpriv", *identity, f"--inh-caps={caps}", f"--ambient-caps={caps}", "--")
+    return ("setpriv", bits, *identity, f"--inh-caps={caps}", f"--ambient-caps={caps}", "--")
 
 
 def _works(command: list[str]) -> bool:

@@ -54,7 +54,7 @@ async def test_a_diverged_old_primary_is_refused_although_its_wal_ends_lower(tmp
         await pair.b.act(actions.Promote(), term=2)
         await insert(pair.b, 5_000)
         own = await read_stopped_wal(pair.a.running.node)
-        assert own.end_lsn < ((await pair.b.report()).flush_lsn or 0)
+        await pair.b.wait(lambda report: (report.flush_lsn or 0) > own.end_lsn)
         refused = await pair.a.act(actions.StartStandby(name="a_g2", upstream="b"), ok=False, term=2)
         assert refused.reason == Reason.HISTORY_DIFFERS, refused
 
