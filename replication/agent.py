@@ -15,8 +15,9 @@ import structlog
 
 from replication import data_directory
 from replication.api import make_app
+from replication.control_file import check_segments
 from replication.ending import check_planned_stop, stop_node
-from replication.errors import ActionFailed, InstallationError, ReplicationError, StateError
+from replication.errors import ActionFailed, ForeignData, InstallationError, ReplicationError, StateError
 from replication.heartbeat import Heartbeat
 from replication.installation import find_installation
 from replication.local_node import LocalNode
@@ -56,7 +57,7 @@ def run(settings_path: Path) -> int:
     A signal stops its PostgreSQL in order. A SIGKILL leaves PostgreSQL running, and the next agent adopts it.
     """
     os.umask(0o077)
-    expected = (SettingsError, InstallationError, StateError)
+    expected = (SettingsError, InstallationError, StateError, ForeignData)
     return process.run(lambda: _main(settings_path), "agent", expected=expected)
 
 
@@ -72,7 +73,7 @@ async def _main(settings_path: Path) -> int:
 async def running_agent(settings: AgentSettings) -> AsyncIterator[Agent]:
     """An agent that listens; at the end of the block it lets its PostgreSQL run on (call `stop` to end that too).
 
-    Raises InstallationError, StateError, SettingsError, SecretError or PortOccupied before anything was started.
+    Raises InstallationError, StateError, ForeignData, SettingsError, SecretError or PortOccupied before anything was started.
     """
     installation = await in_thread(find_installation, settings.bindir)
     node = await in_thread(make_node, settings, installation)
@@ -81,6 +82,8 @@ async def running_agent(settings: AgentSettings) -> AsyncIterator[Agent]:
     foreign = await in_thread(data_directory.foreign_sentence, node)
     if foreign is not None:
         _log.error("agent.foreign_data", sentence=foreign)
+    else:
+        await check_segments(node)
     async with new_session() as session, asyncio.TaskGroup() as tasks:
         agent = Agent(node, store, session, tasks)
         app = make_app(agent)

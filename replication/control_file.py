@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from replication.errors import ActionFailed
-from replication.model import Reason, parse_lsn
+from replication.errors import ActionFailed, ForeignData
+from replication.model import WAL_SEGMENT_BYTES, WAL_SEGMENT_MB, Reason, parse_lsn
 from replication.node import Node
 from replication.tools import run_tool
 
@@ -27,6 +27,7 @@ class ControlData(msgspec.Struct, frozen=True):
     minimum_recovery_lsn: int
     minimum_recovery_timeline: int
     data_checksums: bool
+    wal_segment_bytes: int
 
 
 async def read_control(node: Node) -> ControlData:
@@ -34,6 +35,22 @@ async def read_control(node: Node) -> ControlData:
     command = node.installation.command("pg_controldata", str(node.data_dir))
     output = await run_tool(command, deadline_s=_DEADLINE_S, warnings=True)
     return parse_control(output.decode(errors="replace"))
+
+
+async def check_segments(node: Node) -> None:
+    """Refuse a cluster with WAL segments of another size: names and positions would be misread. Raises ForeignData.
+
+    A pg_control that is not there or is damaged says nothing of it.
+    """
+    try:
+        control = await read_control(node)
+    except ActionFailed:
+        return
+    if control.wal_segment_bytes != WAL_SEGMENT_BYTES:
+        raise ForeignData(
+            f"{node.data_dir} has WAL segments of {control.wal_segment_bytes // 1024**2} MB, and Locum works with "
+            f"{WAL_SEGMENT_MB} MB: dump that database, make a new cluster and load it there"
+        )
 
 
 def parse_control(text: str) -> ControlData:
@@ -52,6 +69,7 @@ def parse_control(text: str) -> ControlData:
             minimum_recovery_lsn=parse_lsn(fields["Minimum recovery ending location"]),
             minimum_recovery_timeline=int(fields["Min recovery ending loc's timeline"]),
             data_checksums=fields["Data page checksum version"] != "0",
+            wal_segment_bytes=int(fields["Bytes per WAL segment"]),
         )
     except (KeyError, ValueError) as error:
         raise ActionFailed(Reason.FAILED, f"pg_controldata said something unexpected: {error!r}") from error

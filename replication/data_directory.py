@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from replication.errors import ActionFailed
-from replication.model import DataDirectory, Reason
+from replication.model import WAL_SEGMENT_MB, DataDirectory, Reason
 from replication.node import SUPERUSER, Node
 from replication.proc import all_stats, servers_of
 from replication.threads import in_thread
@@ -64,6 +64,7 @@ async def initdb(node: Node) -> None:
         f"--pwfile={pwfile}",
         "--auth=scram-sha-256",
         "--data-checksums",
+        f"--wal-segsize={WAL_SEGMENT_MB}",
         "--encoding=UTF8",
         *_locale(node),
     )

@@ -28,6 +28,10 @@ class StateError(ReplicationError):
     """The agent's own state directory cannot be read or written."""
 
 
+class ForeignData(ReplicationError):
+    """The data directory was made by something else, in a way that this agent must not work with."""
+
+
 class StaleRevision(ReplicationError):
     """A settings file was about to be written for an action that a later one has overtaken: nothing was written."""
 

@@ -16,7 +16,10 @@ NodeName = NewType("NodeName", str)
 Term = NewType("Term", int)
 Revision = NewType("Revision", int)
 
-WAL_SEGMENT_BYTES = 16 * 1024 * 1024
+WAL_SEGMENT_MB = 1
+WAL_SEGMENT_BYTES = WAL_SEGMENT_MB * 1024 * 1024
+"""A promotion copies the segment in which the old timeline ends, whole and with an fsync (xlog.c, XLogInitNewTimeline):
+with PostgreSQL's default of 16 MB that is half the time of a promotion, and 1 MB costs no throughput."""
 
 
 def parse_lsn(text: str) -> Lsn:

@@ -178,7 +178,10 @@ def segment_holding(node: NodeUnderTest, end_lsn: int) -> Path:
 
 def cut_tail(node: NodeUnderTest, end_lsn: int, count: int) -> None:
     """Zero so many bytes before the end of the WAL, as a disk that lost its last writes."""
-    assert segment_start(end_lsn - count) == segment_start(end_lsn - 1)
-    with segment_holding(node, end_lsn).open("r+b") as file:
-        file.seek((end_lsn - count) % WAL_SEGMENT_BYTES)
-        file.write(bytes(count))
+    position = end_lsn - count
+    while position < end_lsn:
+        stop = min(end_lsn, segment_start(position) + WAL_SEGMENT_BYTES)
+        with segment_holding(node, stop).open("r+b") as file:
+            file.seek(position % WAL_SEGMENT_BYTES)
+            file.write(bytes(stop - position))
+        position = stop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 
 from replication import actions
 from replication.actions import Refusal
-from replication.errors import SQL_ERRORS
+from replication.agent import running_agent
+from replication.errors import SQL_ERRORS, ForeignData
+from replication.installation import find_installation
 from replication.model import DataDirectory, Postmaster, Reason, Role, Stage
 from replication.proc import all_stats, servers_of
-from tests.nodes import POSTGRES_15, NodeUnderTest, one_node
+from tests.nodes import POSTGRES_15, NodeUnderTest, make_settings, one_node
 
 needs_15 = pytest.mark.skipif(not (POSTGRES_15 / "postgres").exists(), reason="no system PostgreSQL 15")
 
@@ -248,8 +251,9 @@ async def test_the_heartbeat_moves_the_wal_of_an_idle_primary(node: NodeUnderTes
     await node.first_start()
     first = (await node.report()).flush_lsn
     assert first is not None
+    beats = node.running.heartbeat
+    await node.wait(lambda _: beats.returned_started_ms is not None, deadline_s=5)
     await node.wait(lambda report: report.flush_lsn is not None and report.flush_lsn > first, deadline_s=5)
-    assert node.running.heartbeat.returned_started_ms is not None
 
 
 async def test_inherited_alter_system_settings_do_not_survive_a_start(node: NodeUnderTest) -> None:
@@ -297,6 +301,16 @@ async def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
             status, answer = await node.send(await node.action(op))
             assert (status, answer["refused"]) == (409, Refusal.WRONG_STATE)
         assert (node.settings.data_dir / "precious").read_text() == "x"
+
+
+async def test_a_cluster_with_other_wal_segments_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, ("a",))["a"]
+    settings.data_dir.parent.mkdir(parents=True)
+    initdb = find_installation(None).command("initdb", "-D", str(settings.data_dir), "-N", "--wal-segsize=16")
+    await asyncio.to_thread(subprocess.run, initdb, check=True, capture_output=True, timeout=60)
+    with pytest.raises(ForeignData, match="WAL segments of 16 MB"):
+        async with running_agent(settings):
+            pass
 
 
 async def test_a_probe_whose_connection_was_ended_is_no_fault(node: NodeUnderTest) -> None:

@@ -22,7 +22,7 @@ def write(pg_wal: Path, timeline: int, number: int, byte: bytes, size: int = WAL
 
 def test_names_are_those_of_postgresql() -> None:
     assert segment_name(1, 3) == "000000010000000000000003"
-    assert segment_name(2, 0x100) == "000000020000000100000000"
+    assert segment_name(2, 0x1000) == "000000020000000100000000"
 
 
 def test_a_history_tells_which_timeline_a_position_belongs_to() -> None:
@@ -57,7 +57,7 @@ def test_a_missing_or_short_segment_is_no_hash(tmp_path: Path) -> None:
 def test_a_killed_node_that_was_promoted_is_read_on_its_new_timeline(tmp_path: Path) -> None:
     write(tmp_path, 1, 0, b"a")
     assert newest_timeline(tmp_path, 1, 100) == Timeline(1)
-    (tmp_path / "00000002.history").write_text("1\t0/1001000\tx\n", encoding="utf-8")
+    (tmp_path / "00000002.history").write_text(f"1\t0/{FORK:X}\tx\n", encoding="utf-8")
     assert newest_timeline(tmp_path, 1, 100) == Timeline(1)
     write(tmp_path, 2, 1, b"b")
     assert newest_timeline(tmp_path, 1, 100) == Timeline(2, ((1, FORK),))
@@ -68,7 +68,7 @@ def test_a_record_ends_behind_the_page_headers_that_it_crosses() -> None:
     assert record_end(0x1000028, 30, "Heap INSERT") == 0x1000048
     assert record_end(0x1001FF0, 32, "Heap INSERT") == 0x1002000 + 24 + 16
     assert record_end(0x1FFFFF0, 32, "Heap INSERT") == 0x2000000 + 40 + 16
-    assert record_end(0x1000028, 24, "XLOG SWITCH") == 0x2000000
+    assert record_end(0x1000028, 24, "XLOG SWITCH") == 0x1100000
 
 
 def test_wal_before_a_fork_is_read_from_the_copy_behind_it_and_wal_past_the_fork_is_not(tmp_path: Path) -> None:
