@@ -13,6 +13,7 @@ import structlog
 
 from replication.model import Role
 from replication.topology import Phase, Topology
+from server import store
 from server.barrier import Barrier
 from server.evidence import Evidence
 from server.link import Endpoint
@@ -22,6 +23,7 @@ from server.settings import ServerSettings
 _log = structlog.get_logger()
 
 _STANDBY_CONNECTIONS_MAX = 4
+_STANDBY_CONNECTIONS_WARM = 2
 
 
 class Database:
@@ -39,7 +41,8 @@ class Database:
         self._evidence = evidence
         self._pool: Pool | None = None
         self._barrier: Barrier | None = None
-        self._standbys: dict[Endpoint, Pool] = {}
+        self._standbys: dict[str, Pool] = {}
+        self._proved: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         evidence.on_connection_change = self._wake
 
@@ -82,7 +85,8 @@ class Database:
 
     def standby(self) -> Pool | None:
         """A standby of proved history that may answer reads; the best connected first."""
-        pools = sorted(self._standbys.values(), key=lambda pool: not pool.is_connected)
+        proved = [pool for name, pool in self._standbys.items() if name in self._proved]
+        pools = sorted(proved, key=lambda pool: not pool.is_connected)
         return pools[0] if pools else None
 
     async def writable(self, until_s: float) -> Pool | None:
@@ -109,24 +113,52 @@ class Database:
             self._pool, self._barrier = None, None
         if wanted is not None and self._pool is None:
             self._evidence.new_primary()
-            size = self._settings.connections_max
-            self._pool = Pool(
-                wanted, self._password, self._spawn, self._evidence, warm=max(1, size // 2), size_max=size
-            )
+            self._pool = self._primary_pool(wanted)
             self._barrier = Barrier(self._pool, self._evidence, self._settings.lease_ttl_ms / 1000, self._spawn)
             self._pool.start()
 
+    def _primary_pool(self, endpoint: Endpoint) -> Pool:
+        """It begins with the connections that were kept to the node while it was a standby."""
+        size = self._settings.connections_max
+        kept = self._standbys.pop(endpoint.name, None)
+        links = kept.surrender() if kept is not None else []
+        return Pool(
+            endpoint,
+            self._password,
+            self._spawn,
+            self._evidence,
+            warm=max(1, size // 4),
+            size_max=size,
+            inherited=[link for link in links if link.endpoint.dsn == endpoint.dsn],
+        )
+
     def _follow_standbys(self, record: Topology) -> None:
+        """Keep connections to every standby of proved history: for stale reads, and for the day it is the primary.
+
+        While none is primary, those to a standby whose history is no longer shown as proved stay: it is being promoted.
+        """
         wanted = {
-            Endpoint(standby.name, standby.dsn, record.term, Role.STANDBY)
+            standby.name: Endpoint(standby.name, standby.dsn, record.term, Role.STANDBY)
             for standby in record.standbys
             if standby.timeline is not None
         }
-        for endpoint in self._standbys.keys() - wanted:
-            self._standbys.pop(endpoint).close()
-        for endpoint in wanted - self._standbys.keys():
-            quiet = Pool(endpoint, self._password, self._spawn, Watcher(), warm=0, size_max=_STANDBY_CONNECTIONS_MAX)
-            self._standbys[endpoint] = quiet
+        self._proved = frozenset(wanted)
+        for name, pool in list(self._standbys.items()):
+            replaced = name in wanted and wanted[name].dsn != pool.endpoint.dsn
+            if replaced or (name not in wanted and record.primary is not None):
+                self._standbys.pop(name).close()
+        for name in wanted.keys() - self._standbys.keys():
+            pool = Pool(
+                wanted[name],
+                self._password,
+                self._spawn,
+                Watcher(),
+                warm=_STANDBY_CONNECTIONS_WARM,
+                size_max=_STANDBY_CONNECTIONS_MAX,
+                warm_up=store.WARM_UP,
+            )
+            self._standbys[name] = pool
+            pool.start()
 
     async def _when(self, find: Callable[[], Pool | None], until_s: float) -> Pool | None:
         if (pool := find()) is not None:

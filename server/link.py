@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
@@ -144,18 +144,35 @@ class Link:
             self.on_end(self)
 
 
-async def open_link(endpoint: Endpoint, password: str) -> Link:
-    """Connect, then check role and term. Raises one of CONNECT_ERRORS; a connection of another term is closed."""
+async def open_link(endpoint: Endpoint, password: str, warm_up: Sequence[str] = ()) -> Link:
+    """Connect, check role and term, and run `warm_up` (reads). Raises one of CONNECT_ERRORS; a connection of another
+    term is closed."""
     connection = await asyncpg.connect(
         endpoint.dsn, password=password, timeout=CONNECT_DEADLINE_S, ssl=False, server_settings=_SESSION
     )
     link = Link(connection, endpoint)
+    await admit(link, endpoint)
+    try:
+        for statement in warm_up:
+            await link.fetch(statement, deadline_s=CONNECT_DEADLINE_S)
+    except BaseException:
+        link.terminate()
+        raise
+    return link
+
+
+async def admit(link: Link, endpoint: Endpoint) -> None:
+    """Let an open connection serve as `endpoint` says from now on, after a check of role and term.
+
+    A connection that was made while its node was a standby can write once the node was promoted. Raises one of
+    CONNECT_ERRORS, and then it is closed.
+    """
+    link.endpoint = endpoint
     try:
         await until_term_fits(_TERM_DEADLINE_S)(_check, link)
     except BaseException:
         link.terminate()
         raise
-    return link
 
 
 async def _check(link: Link) -> None:

@@ -7,9 +7,10 @@ times out, and cannot be closed without waiting.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +18,7 @@ import asyncpg
 import structlog
 
 from server.errors import NoConnection, ServerError, Superseded, TryAgain
-from server.link import CONNECT_ERRORS, Endpoint, Link, open_link
+from server.link import CONNECT_ERRORS, Endpoint, Link, admit, open_link
 from server.retries import reconnecting
 
 _log = structlog.get_logger()
@@ -44,10 +45,20 @@ class Watcher:
 
 
 class Pool:
-    """Hands out links of one endpoint. `warm`: how many are opened before anybody asks."""
+    """Hands out links of one endpoint. `warm`: how many are opened before anybody asks, each after the reads in
+    `warm_up`; `inherited`: links to the same node that were opened while it was a standby."""
 
     def __init__(
-        self, endpoint: Endpoint, password: str, spawn: Spawn, watcher: Watcher, *, warm: int, size_max: int
+        self,
+        endpoint: Endpoint,
+        password: str,
+        spawn: Spawn,
+        watcher: Watcher,
+        *,
+        warm: int,
+        size_max: int,
+        warm_up: Sequence[str] = (),
+        inherited: Sequence[Link] = (),
     ) -> None:
         self.endpoint = endpoint
         self.closing = asyncio.Event()
@@ -58,10 +69,13 @@ class Pool:
         self._watcher = watcher
         self._warm = warm
         self._size_max = size_max
+        self._warm_up = warm_up
+        self._inherited = deque(inherited)
         self._idle: deque[Link] = deque()
         self._busy: set[Link] = set()
         self._opening = 0
         self._failing = False
+        self._retrier: object | None = None
         self._is_settled = False
         self._settling = False
         self._waiters: deque[asyncio.Future[Link]] = deque()
@@ -84,6 +98,15 @@ class Pool:
     def start(self) -> None:
         """Open the warm connections, in parallel."""
         self._grow()
+
+    def surrender(self) -> list[Link]:
+        """The idle links, which now belong to the caller; then the pool is closed."""
+        links = [link for link in self._idle if link.is_open]
+        for link in links:
+            link.on_end = None
+        self._idle.clear()
+        self.close()
+        return links
 
     @asynccontextmanager
     async def link(self, deadline_s: float) -> AsyncIterator[Link]:
@@ -111,9 +134,10 @@ class Pool:
     def close(self) -> None:
         """At once: no goodbye, no cancel. Operations under way end with ConnectionLost or Superseded."""
         self.closing.set()
-        for link in (*self._idle, *self._busy):
+        for link in (*self._idle, *self._busy, *self._inherited):
             link.terminate()
         self._idle.clear()
+        self._inherited.clear()
         self._busy.clear()
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -186,12 +210,20 @@ class Pool:
             self._spawn(self._open())
 
     async def _open(self) -> None:
+        mine = object()
+
+        def may_retry() -> bool:
+            # A node that does not let us in is most likely dead: crowds at its door only take time from its successor.
+            self._retrier = self._retrier or mine
+            return self._retrier is mine
+
         try:
-            link: Link = await reconnecting(self.closing, CONNECT_ERRORS)(self._attempt)
+            link: Link = await reconnecting(self.closing, CONNECT_ERRORS, may_retry)(self._attempt)
         except CONNECT_ERRORS:
-            return  # closed while it tried
+            return  # closed while it tried, or another goes on trying
         finally:
             self._opening -= 1
+            self._retrier = None if self._retrier is mine else self._retrier
         if self.is_closed:
             link.terminate()
             return
@@ -210,8 +242,13 @@ class Pool:
         self._grow()
 
     async def _attempt(self) -> Link:
+        while self._inherited:
+            with contextlib.suppress(*CONNECT_ERRORS):
+                link = self._inherited.popleft()
+                await admit(link, self.endpoint)
+                return link
         try:
-            return await open_link(self.endpoint, self._password)
+            return await open_link(self.endpoint, self._password, self._warm_up)
         except CONNECT_ERRORS as error:
             if not self._failing and not self.is_closed:
                 _log.info("server.connect_failed", node=self.endpoint.name, error=repr(error)[:200])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -25,7 +26,7 @@ from server.errors import DatabaseConflict, NotServing, OutcomeUnknown, TryAgain
 _log = structlog.get_logger()
 
 _CHECK_EVERY_S = 0.003
-_RECONNECT_FIRST_S = 0.005
+_RECONNECT_FIRST_S = 0.01
 _RECONNECT_MAX_S = 0.1
 _DAMAGED_FIRST_S = 0.01
 _DAMAGED_MAX_S = 0.25
@@ -76,10 +77,15 @@ class Closing(Protocol):
         """True once nothing more is to be tried."""
 
 
-def reconnecting(closing: asyncio.Event, errors: tuple[type[BaseException], ...]) -> AsyncRetrying:
-    """Connect to a node until it works or the pool is closed: at once, then after 5 ms, doubling up to 100 ms."""
+def reconnecting(
+    closing: asyncio.Event, errors: tuple[type[BaseException], ...], may_retry: Callable[[], bool]
+) -> AsyncRetrying:
+    """Connect to a node until it works or the pool is closed: at once, then after 10 ms, doubling up to 100 ms.
+
+    `may_retry` is asked after a failure; when it says no, the failure is raised.
+    """
     return AsyncRetrying(
-        retry=retry_if_exception_type(errors),
+        retry=retry_if_exception(lambda error: isinstance(error, errors) and may_retry()),
         stop=stop_when_event_set(closing),  # type: ignore[arg-type]  # it asks is_set(), which asyncio's event has too
         wait=wait_exponential(multiplier=_RECONNECT_FIRST_S, max=_RECONNECT_MAX_S),
         reraise=True,

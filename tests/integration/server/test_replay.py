@@ -153,6 +153,36 @@ async def test_a_stopped_primary_is_replaced_and_what_it_says_later_is_thrown_aw
             await standby.kill()
 
 
+async def test_connections_that_were_kept_to_the_standby_book_as_soon_as_it_is_primary(tmp_path: Path) -> None:
+    async with clinic(tmp_path) as it:
+        (slot,) = await it.proposals(1)
+        standby = await standby_of(it.node, tmp_path)
+        try:
+            await standby.start(1)
+            it.publish(1, it.node, standbys=(standby,))
+            kept = await server_backends(standby, 2)
+            await it.node.kill()
+            it.publish(2, None, Phase.FAILING_OVER)  # its history is no longer shown as proved: it is being promoted
+            booking = asyncio.create_task(it.book(slot, "ada"))
+            async with standby.sql() as connection:
+                await connection.execute("SELECT pg_promote(true)")
+            await standby.reload(conf(standby, 2))
+            it.publish(2, standby)
+            assert (await booking)[0] == 201
+            assert set(kept) <= set(await server_backends(standby, 2))
+        finally:
+            await standby.kill()
+
+
+async def server_backends(node: Node, count: int) -> list[int]:
+    """Wait until the server has so many sessions there that do nothing: their pids."""
+    query = "SELECT pid FROM pg_stat_activity WHERE usename = 'locum_server' AND state = 'idle'"
+    async with node.sql() as connection, asyncio.timeout(10):
+        while len(found := await connection.fetch(query)) < count:
+            await asyncio.sleep(0.01)
+        return [row["pid"] for row in found]
+
+
 async def test_a_primary_that_cannot_commit_answers_no_read(tmp_path: Path) -> None:
     async with clinic(tmp_path, lease_ttl_ms=400, request_deadline_ms=1_500) as it:
         assert (await it.call("/fhir/Practitioner/dr-01"))[0] == 200
