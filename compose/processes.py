@@ -27,6 +27,7 @@ _log = structlog.get_logger()
 
 _STEADY_S = 10.0
 _RESTART_DELAY_S_MAX = 10.0
+_AGENT_PAUSE_S = 0.3
 _DEATHS_BEFORE_READY_MAX = 4
 _LOG_BYTES_MAX = 32 * 1024 * 1024
 
@@ -39,6 +40,8 @@ class Child:
         self.process: ProcessId | None = None
         self.must_stay_up = False
         """Set once bookings work: from then on it is restarted for ever."""
+        # The death of an agent may be that of its node: whoever takes over needs this machine's processors first.
+        self._pause_s = _AGENT_PAUSE_S if name.startswith("agent-") else 0.0
         self._settings = settings
         self._log_file = log_file
         self._died = died
@@ -62,7 +65,7 @@ class Child:
             if deaths >= _DEATHS_BEFORE_READY_MAX and not self.must_stay_up:
                 raise ChildFailed(f"the {self.name} does not start: {await asyncio.to_thread(self._last_words)}")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), restart_delay_s(deaths))
+                await asyncio.wait_for(self._stopping.wait(), max(self._pause_s, restart_delay_s(deaths)))
 
     async def stop(self, *, patience_ms: int) -> bool:
         """SIGTERM, and SIGKILL after `patience_ms`. True when it ended by itself."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from failover.metrics import Metrics
-from replication.actions import Action, op_name
+from replication.actions import Action, Promote, op_name
 from replication.client import AgentClient
 from replication.wire.errors import WireError
 
@@ -31,8 +31,11 @@ class Actuator:
         self._tasks = tasks
 
     def send(self, actions: Iterable[Action]) -> None:
-        """Begin to send each; a refusal is told to the core with the next observation, a failure is only logged."""
-        for action in actions:
+        """Begin to send each, a promotion first: clients wait for it.
+
+        A refusal is told to the core with the next observation, a failure is only logged.
+        """
+        for action in sorted(actions, key=lambda action: not isinstance(action.op, Promote)):
             self._tasks.create_task(self._send(action), name=f"act-{action.node}-{action.revision}")
 
     async def _send(self, action: Action) -> None:

@@ -17,6 +17,7 @@ from failover.clock import ClusterClock, LoopLag
 from failover.cluster_view import ClusterView, cluster_view
 from failover.core import view
 from failover.core.decide import decide
+from failover.core.failing_over import is_journalled_promotion
 from failover.core.invariants import InvariantViolation
 from failover.core.model import Command, Decision, Observation, Reply, State
 from failover.errors import StateConflict, StoreError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from failover.controller import Controller
 
 _log = structlog.get_logger()
+
+_TRANSITION_INTERVAL_MS = 40
+"""While clients wait for a promotion: what no event tells (replay has reached the shutdown record) is asked for."""
 
 
 class Loop:
@@ -64,14 +68,18 @@ class Loop:
         self._tasks.create_task(self._lag.run(), name="loop-lag")
         for watch in self._watches.values():
             self._tasks.create_task(watch.follow(), name=f"follow-{watch.name}")
-        interval_s = self._policy.probe_interval_ms / 1000
         while True:
-            due = time.monotonic() + interval_s
+            began = time.monotonic()
             self._woken.clear()
             await self._tick(self._controller.desk.next())
+            due = began + self._interval_ms() / 1000
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
                     await self._woken.wait()
+
+    def _interval_ms(self) -> int:
+        interval_ms = self._policy.probe_interval_ms
+        return min(interval_ms, _TRANSITION_INTERVAL_MS) if self.state.transition is not None else interval_ms
 
     def wake(self) -> None:
         """Tick now, or once more right after the tick under way."""
@@ -91,6 +99,9 @@ class Loop:
         self._trouble = None
         try:
             after, decision = decide(before, observation, self._policy)
+            if is_journalled_promotion(before, after):
+                # Term and candidate were stored when it began: a controller that dies now finds the same out again.
+                self._publish(after, observation)
             if after is not before:
                 await self._save(before, after, observation, decision)
         except InvariantViolation as error:
@@ -104,7 +115,10 @@ class Loop:
             self._actuator.send(decision.actions)
             self._tell(before, decision)
         self.observation = observation
-        await self._publish(observation)
+        record = self._publish(self.state, observation)
+        self._ring(observation, record.phase)
+        if self._outage_open and record.primary is not None and self.state.transition is None:
+            await self._end_outage(record.primary.name)
 
     async def _save(self, before: State, after: State, observation: Observation, decision: Decision) -> None:
         lines = incidents.lines_of(before, after, decision, observation)
@@ -143,9 +157,9 @@ class Loop:
         if replies and self._controller.desk.next():
             self.wake()
 
-    async def _publish(self, observation: Observation) -> None:
-        """Push the topology when it changed; then what is not urgent."""
-        record = view.topology(self.state, observation, self._policy, self._controller.dsns)
+    def _publish(self, state: State, observation: Observation) -> topology.Topology:
+        """Push the topology when it changed."""
+        record = view.topology(state, observation, self._policy, self._controller.dsns)
         data = topology.encode(record)
         if data != self._published:
             self._controller.hub.publish("topology", data, key="topology")
@@ -156,9 +170,7 @@ class Loop:
                 primary=record.primary.name if record.primary is not None else None,
                 phase=record.phase.value,
             )
-        self._ring(observation, record.phase)
-        if self._outage_open and record.primary is not None and self.state.transition is None:
-            await self._end_outage(record.primary.name)
+        return record
 
     async def _end_outage(self, primary: str) -> None:
         incident = self.state.incident

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -58,6 +59,8 @@ class LocalNode:
         self.refresh = refresh
         self.publish = publish
         self.spare = spare
+        self.recorded: asyncio.Future[AgentState] | None = None
+        """Done when revision and intention of the action under way are on disk."""
         self._session = session
         self._token = node.secret("token")
 
@@ -65,6 +68,11 @@ class LocalNode:
     def state(self) -> AgentState:
         """What is persisted."""
         return self.store.state
+
+    async def until_recorded(self) -> None:
+        """Return when the action under way is on disk. Raises StateError when it could not be written."""
+        if self.recorded is not None:
+            await asyncio.shield(self.recorded)
 
     def peer(self, name: str) -> AgentClient:
         """Another agent. Raises ActionFailed(CANNOT_ASK) when the settings do not name it."""

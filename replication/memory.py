@@ -8,6 +8,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from replication.model import (
     DataDirectory,
     Doing,
@@ -50,10 +52,30 @@ class SqlMemory:
         self.took_ms = 0
         self.error: str | None = None
         self.fault: FaultKind | None = None
+        self._promoted_ms: int | None = None
 
     def forget(self) -> None:
         """No postmaster: nothing that it once said holds any more."""
-        self.facts = self.ended_ms = self.error = self.fault = None
+        self.facts = self.ended_ms = self.error = self.fault = self._promoted_ms = None
+
+    def promoted(self, timeline: int) -> None:
+        """The promotion itself has seen the end of recovery: told without waiting for another probe."""
+        self._promoted_ms = clock_ms()
+        if self.facts is not None:
+            self.facts = msgspec.structs.replace(
+                self.facts,
+                in_recovery=False,
+                timeline=timeline,
+                receive_lsn=None,
+                replay_lsn=None,
+                receiver=None,
+                receiver_pid=None,
+            )
+
+    def is_outdated(self, facts: SqlFacts) -> bool:
+        """Whether the probe that has just ended looked before the promotion that is known of."""
+        began_ms = self.began_ms or 0
+        return facts.in_recovery and self._promoted_ms is not None and began_ms <= self._promoted_ms
 
     def report(self, now_ms: int, deadline_ms: int) -> Probe | None:
         """The last result; over the deadline the node counts as unresponsive before the probe has returned."""

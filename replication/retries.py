@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import asyncpg
@@ -11,10 +12,23 @@ from replication.errors import SQL_ERRORS, ActionFailed
 from replication.model import Reason
 
 
-async def until(condition: Callable[[], Awaitable[bool]], *, every_ms: int, deadline_ms: int, sentence: str) -> None:
-    """Poll until the condition holds. Raises ActionFailed(DEADLINE, sentence); what the condition raises passes."""
+async def until(
+    condition: Callable[[], Awaitable[bool]],
+    *,
+    every_ms: int,
+    deadline_ms: int,
+    sentence: str,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Poll until the condition holds. Raises ActionFailed(DEADLINE, sentence); what the condition raises passes.
+
+    `pause` takes the place of a sleep between two polls, and may end early when an event tells that it is time.
+    """
     policy = AsyncRetrying(
-        wait=wait_fixed(every_ms / 1000), stop=stop_after_delay(deadline_ms / 1000), retry=retry_if_result(_is_false)
+        sleep=pause,
+        wait=wait_fixed(every_ms / 1000),
+        stop=stop_after_delay(deadline_ms / 1000),
+        retry=retry_if_result(_is_false),
     )
     try:
         await policy(condition)

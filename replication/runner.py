@@ -60,8 +60,8 @@ class Runner:
         self._task: asyncio.Task[None] | None = None
 
     async def accept(self, action: Action) -> Refused | None:
-        """Accept or refuse. Accepted: its revision and intention are on disk when this returns, and it runs (a fence
-        runs already). Raises StateError when the state cannot be written: then nothing runs but a fence."""
+        """Accept or refuse. Accepted: its revision and intention are on disk when this returns, and it runs (a fence and
+        a promotion run already). Raises StateError when the state cannot be written: then nothing runs but a fence."""
         local = self._local
         refused = refusal(action, local.state, self._situation())
         if refused is not None:
@@ -82,6 +82,12 @@ class Runner:
             if earlier is not None:
                 earlier.cancel()
             self._task = self._tasks.create_task(self._run_fence(action, earlier, interrupted))
+            await asyncio.shield(persisted)
+            return None
+        local.recorded = persisted
+        if isinstance(action.op, actions.Promote):
+            # It waits by itself before its point of no return: what comes before that need not wait for the disk.
+            self._task = self._tasks.create_task(self._run(action))
             await asyncio.shield(persisted)
             return None
         try:

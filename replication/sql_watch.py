@@ -92,7 +92,8 @@ class SqlWatch:
             sql.fault = fault_of(error)
         else:
             sql.error = sql.fault = None
-            self._take(before, facts, regular)
+            if not sql.is_outdated(facts):
+                self._take(before, facts, regular)
         finally:
             sql.ended_ms = clock_ms()
             sql.took_ms = sql.ended_ms - sql.began_ms

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
 
 from replication.actions import Certify, Promote
 from replication.certify import certify
 from replication.errors import ActionFailed
 from replication.local_node import LocalNode, Outcome
 from replication.model import Reason, Role, Stage
-from replication.postmaster import PostmasterProcess
-from replication.proc import children_titled
-from replication.promotion import promote
+from replication.promotion import Steps, promote
 from replication.slots import ensure_slots
 
 
 async def promote_standby(local: LocalNode, op: Promote, revision: int) -> Outcome:
     """The promotion sequence of DESIGN section 6; the report says primary and open as soon as recovery has ended."""
 
-    async def clear_upstream() -> None:
-        # Persisted already with the revision (intent.py): no upstream, and the new term.
+    async def write_settings() -> None:
+        # Intended already (intent.py): no upstream, and the new term.
         await local.write_settings(revision, durable=False)
-        local.supervisor.reload()
-        _hang_up_startup(local.supervisor.process)
 
-    timeline, lsn = await promote(local.node, op, clear_upstream, local.spare.take())
+    steps = Steps(write_settings, local.supervisor.reload, local.until_recorded)
+    timeline, lsn = await promote(local.node, op, steps, local.spare.take())
     persisted = asyncio.ensure_future(
         local.store.change(
             configured_role=Role.PRIMARY,
@@ -39,11 +33,15 @@ async def promote_standby(local: LocalNode, op: Promote, revision: int) -> Outco
             growth=None,
         )
     )
-    await local.refresh()
+    # Told before the next probe: every client waits for this.
+    local.memory.sql.promoted(timeline)
+    if local.memory.sql.facts is None:
+        await local.refresh()
     local.publish("promoted")
     await persisted
-    await local.write_settings(revision)
-    await local.reload()
+    # An open primary that waits for nobody runs with the very values that the standby without an upstream has read.
+    await local.write_settings(revision, durable=False)
+    await local.refresh()
     await ensure_slots(local, op.slots)
     await local.refresh()
     return Outcome(f"promoted to timeline {timeline}")
@@ -57,12 +55,3 @@ async def certify_standby(local: LocalNode, op: Certify, revision: int) -> Outco
         raise ActionFailed(Reason.WRONG_STATE, "the standby's timeline is not known yet")
     certificate = await certify(local.node, op, facts.timeline)
     return Outcome(f"{certificate.pages} pages are clean", {"certificate": certificate})
-
-
-def _hang_up_startup(postmaster: PostmasterProcess | None) -> None:
-    """SIGHUP the startup process itself: it asks for walreceivers, and must know at once that there is no upstream."""
-    if postmaster is None:
-        return
-    for pid in children_titled(postmaster.identity, "startup"):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGHUP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,16 @@ class StateDir:
         self._turn = asyncio.Lock()
         self._highest_revision = state.revision
 
-    async def change(self, **changes: Any) -> AgentState:
-        """Replace fields and return when they are on disk (fsynced). Raises StateError."""
+    def change(self, **changes: Any) -> Coroutine[Any, Any, AgentState]:
+        """Replace fields: in memory when this returns, on disk (fsynced) when what it returns was awaited.
+
+        Awaited, it raises StateError.
+        """
         self.state = msgspec.structs.replace(self.state, **changes)
         self._highest_revision = max(self._highest_revision, self.state.revision)
+        return self._written()
+
+    async def _written(self) -> AgentState:
         async with self._turn:
             await in_thread(self._write, self.state)
         return self.state

@@ -210,6 +210,18 @@ def _with_new_primary(context: Context, transition: Transition, report: NodeRepo
     )
 
 
+def is_journalled_promotion(before: State, after: State) -> bool:
+    """The promotion that is stored as under way has come true, in the same term: a fact, whoever stores it first."""
+    transition = before.transition
+    return (
+        transition is not None
+        and transition.step == "promoting"
+        and after.transition is None
+        and after.term == before.term
+        and after.primary == transition.candidate
+    )
+
+
 def must_former_be_rebuilt(transition: Transition) -> bool:
     """After a failover always, fenced or not: what its disk holds was not seen to reach the new primary."""
     return transition.kind is TransitionKind.FAILOVER

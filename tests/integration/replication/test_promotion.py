@@ -11,7 +11,7 @@ import pytest
 
 from replication import actions
 from replication.history import read_timeline
-from replication.promotion import promote
+from replication.promotion import Steps, promote
 from tests.integration.replication.load import insert
 from tests.nodes import POSTGRES_15, Pair, two_nodes
 
@@ -44,6 +44,8 @@ async def test_a_query_that_holds_replay_up_is_ended_and_the_old_primary_can_ack
         await pair.stream()
         a = await pair.a.report()
         await pair.a.act(actions.SetNames(("b_g1",), a.incarnation or ""))
+        idle = await pair.b.connect("locum_server")
+        assert await idle.fetchval("SHOW locum.term") == "1"
         reader = await pair.b.connect()
         await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         await reader.execute("SELECT count(*) FROM appointment")
@@ -58,6 +60,9 @@ async def test_a_query_that_holds_replay_up_is_ended_and_the_old_primary_can_ack
         client = await pair.b.connect("locum_server")
         assert await client.fetchval("SELECT count(*) FROM appointment WHERE extra IS NULL AND id = 7") == 0
         await client.execute("INSERT INTO appointment (id) VALUES (8)")
+        # a session that does nothing holds nothing up: it goes on, in the new term, and may write
+        assert await idle.fetchval("SHOW locum.term") == "2"
+        await idle.execute("INSERT INTO appointment (id) VALUES (9)")
         writer.terminate()
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
             await waiting
@@ -74,7 +79,7 @@ async def test_the_switch_is_told_where_the_history_file_has_it(tmp_path: Path) 
         report = await pair.b.report()
         history = read_timeline(pair.b.settings.data_dir / "pg_wal", 2)
         assert history.forks == ((1, report.promoted_lsn),)
-        assert (await promote(pair.b.running.node, actions.Promote(), _nothing))[0] == 2
+        assert (await promote(pair.b.running.node, actions.Promote(), Steps(_nothing, _no_reload, _nothing)))[0] == 2
 
 
 async def test_a_promotion_takes_hardly_longer_than_the_bare_one(tmp_path: Path) -> None:
@@ -127,4 +132,8 @@ async def count(connection: asyncpg.Connection) -> int:
 
 
 async def _nothing() -> None:
+    return None
+
+
+def _no_reload() -> None:
     return None
