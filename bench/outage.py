@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 from bench.floor import measure_floor
 from replication.installation import find_installation
+from replication.model import WAL_SEGMENT_MB
 from tests.acceptance import fhir
 from tests.acceptance.checker import Findings, check
 from tests.acceptance.cluster import Cluster, running
@@ -51,14 +52,23 @@ class Run(msgspec.Struct, frozen=True):
     healthy_again_s: float
 
 
-async def measure(runs: int, rate: float, console: Console) -> tuple[list[float], list[Run]]:
-    """The floor, then every fault, `runs` times each."""
+class Floors(msgspec.Struct, frozen=True):
+    """What PostgreSQL alone needs, in ms: with its own WAL segments, which is the reference, and with Locum's."""
+
+    stock: list[float]
+    small: list[float]
+
+
+async def measure(runs: int, rate: float, console: Console) -> tuple[Floors, list[Run]]:
+    """The floors, then every fault, `runs` times each."""
     installation = await asyncio.to_thread(find_installation, None)
     with _kept_on_failure() as place:
-        floors = []
+        floors = Floors([], [])
         for number in range(runs):
-            floors.append(await measure_floor(installation, Path(place) / f"floor{number}"))
-            console.print(f"floor {floors[-1]:.0f} ms")
+            floors.stock.append(await measure_floor(installation, Path(place) / f"stock{number}"))
+            small = Path(place) / f"small{number}"
+            floors.small.append(await measure_floor(installation, small, segment_mb=WAL_SEGMENT_MB))
+            console.print(f"floor {floors.stock[-1]:.0f} ms, with small WAL segments {floors.small[-1]:.0f} ms")
         results = []
         async with running(Path(place), "--demo-practitioners", "80") as cluster:
             proposals = await fhir.endless(cluster.session, cluster.ready.server)
@@ -120,10 +130,11 @@ async def _judge(
     )
 
 
-def show(floors: list[float], runs: list[Run], console: Console) -> None:
+def show(floors: Floors, runs: list[Run], console: Console) -> None:
     """The table for a person."""
-    floor = median(floors)
-    console.print(f"floor: median {floor:.0f} ms of {', '.join(f'{value:.0f}' for value in sorted(floors))}")
+    floor = median(floors.stock)
+    for what, values in (("floor", floors.stock), (f"with WAL segments of {WAL_SEGMENT_MB} MB", floors.small)):
+        console.print(f"{what}: median {median(values):.0f} ms of {', '.join(f'{ms:.0f}' for ms in sorted(values))}")
     table = Table(box=None, pad_edge=False)
     columns = ("fault", "gap ms (median, all)", "ratio", "slowest ms", "sent", "failed", "lost", "doubled", "wrong")
     for column in (*columns, "verdict", "healthy again s"):
@@ -146,15 +157,16 @@ def show(floors: list[float], runs: list[Run], console: Console) -> None:
             console.print(f"failed during {run.fault}: {failure}", style="red", markup=False)
 
 
-def summary(floors: list[float], runs: list[Run]) -> dict[str, object]:
+def summary(floors: Floors, runs: list[Run]) -> dict[str, object]:
     """What --json prints."""
-    floor = median(floors)
+    floor = median(floors.stock)
     gaps = {fault.name: [run.gap_ms for run in runs if run.fault == fault.name] for fault in FAULTS}
     ratios = {name: median(values) / floor for name, values in gaps.items()}
     return {
         "ratio": round(max(ratio for name, ratio in ratios.items() if name != SWITCHOVER.name), 3),
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
-        "floor_ms": floors,
+        "floor_ms": floors.stock,
+        "floor_small_segments_ms": floors.small,
         "gap_ms": gaps,
         **dict(zip(("sent", "failed", "lost", "double_booked", "wrong_content"), _totals(runs), strict=True)),
         "runs": msgspec.to_builtins(runs),
