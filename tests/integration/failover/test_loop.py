@@ -95,7 +95,9 @@ async def test_from_an_exit_event_to_promote_and_from_promotion_to_topology(tmp_
         )
         assert promote_at - dead_at < GENEROUS_MS / 1000
         assert pushed_at - promoted_at < GENEROUS_MS / 1000
-        [incident] = await made.client().incidents()
+        async with asyncio.timeout(5):  # clients are told first, then it is written down
+            while (incident := (await made.client().incidents())[0])["outage_ms"] is None:
+                await asyncio.sleep(0.005)
         assert incident["verdict"]["kind"] == "process_dead"
         assert incident["outage_ms"] >= 1000 * (promoted_at - promote_at) - 1
         assert {(action["node"], action["op"]) for action in incident["actions"]} >= {("a", "fence"), ("b", "promote")}
