@@ -99,6 +99,8 @@ async def _measure_fault(cluster: Cluster, fault: Fault, proposals: fhir.Proposa
         began = await fault.inject(cluster, primary)
         await workload.until_acknowledged(_WARM_UP_BOOKINGS)  # nobody polls the controller while the clock runs
         await cluster.wait_until(lambda view: view["primary"] not in (None, primary))
+        if fault.heal is not None:
+            await fault.heal(cluster, primary)
         await asyncio.sleep(_AFTERWARDS_S)  # so that a second gap soon after the first one is seen as well
         history = await workload.stop()
     await cluster.wait_healthy()

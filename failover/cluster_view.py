@@ -20,7 +20,7 @@ class Storage(msgspec.Struct, frozen=True):
 
 
 class ShownNode(NodeView, frozen=True, kw_only=True):
-    """A node's line with what the core does not know. `lease_expires_in_ms` comes with node leases."""
+    """A node's line with what the core does not need. `lease_expires_in_ms`: of the open primary's node lease."""
 
     storage: Storage
     lease_expires_in_ms: int | None = None
@@ -97,6 +97,7 @@ def _shown(state: State, observation: Observation, name: str, policy: Policy, fu
             report.bytes_total if report is not None else None,
             full_in_s,
         ),
+        lease_expires_in_ms=report.lease_expires_in_ms if report is not None else None,
         silence=silence.value if silence is not None else None,
         doing=report.doing.op if report is not None and report.doing is not None else None,
     )

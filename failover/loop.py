@@ -21,6 +21,7 @@ from failover.core.failing_over import is_journalled_promotion
 from failover.core.invariants import InvariantViolation
 from failover.core.model import Command, Decision, Observation, Reply, State
 from failover.errors import StateConflict, StoreError
+from failover.leases import Leases
 from failover.observer import Observer, wall_clock
 from failover.storage_trend import StorageTrend
 from failover.store.base import JournalEntry, Store
@@ -53,6 +54,7 @@ class Loop:
             for name, client in controller.agents.items()
         }
         self._observer = Observer(self._watches, controller.servers, self._clock, self._lag, self._policy, tasks)
+        self._leases = Leases(controller.agents, self._policy, tasks)
         self._actuator = Actuator(controller.agents, controller.metrics, tasks, self.wake)
         self._alarms = AlarmBook()
         self._trends = {name: StorageTrend() for name in state.nodes}
@@ -114,6 +116,7 @@ class Loop:
             self.state = after
             self._actuator.send(decision.actions)
             self._tell(before, decision)
+            self._leases.renew(after, observation)
         self.observation = observation
         record = self._publish(self.state, observation)
         self._ring(observation, record.phase)

@@ -159,6 +159,15 @@ class Action(msgspec.Struct, frozen=True):
     op: Op
 
 
+class LeaseRenewal(msgspec.Struct, frozen=True):
+    """The leading controller's word that this node is the primary of `term`, in answer to the report that the boot
+    `boot_id` gave at `answered_ms` on its own clock. Nothing is decided by it, so it has no revision."""
+
+    term: int
+    boot_id: str
+    answered_ms: int
+
+
 class Refusal(StrEnum):
     """Why an agent did not accept an action (HTTP 409 with `{"refused": …, "sentence": …}`)."""
 

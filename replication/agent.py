@@ -20,6 +20,7 @@ from replication.ending import check_planned_stop, stop_node
 from replication.errors import ActionFailed, ForeignData, InstallationError, ReplicationError, StateError
 from replication.heartbeat import Heartbeat
 from replication.installation import find_installation
+from replication.lease import NodeLease
 from replication.local_node import LocalNode
 from replication.log_tail import LogLine, LogTail
 from replication.memory import Memory, clock_ms
@@ -114,6 +115,8 @@ class Agent:
         self.sql = SqlWatch(SqlProbe(node), self.memory, self.supervisor, self._sql_changed)
         self.witness = WitnessWatch(self.memory)
         self.heartbeat = Heartbeat(self.memory, self.store, self.supervisor)
+        self.lease = NodeLease(self.memory, self.store, self.supervisor, self.heartbeat)
+        self.memory.lease_expires_in_ms = self.lease.expires_in_ms
         self.local = LocalNode(
             node,
             self.store,
@@ -142,6 +145,7 @@ class Agent:
             ("disk", self._probe_disk),
             ("witness", self.witness.run),
             ("heartbeat", self.heartbeat.run),
+            ("lease", self.lease.run),
             ("remember", self._remember),
             ("spare", self.local.spare.run),
         ):

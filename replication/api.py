@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from replication.actions import Action
+from replication.actions import Action, LeaseRenewal, Refusal
 from replication.errors import ActionFailed, StateError, WalUnavailable
 from replication.wal_service import answer_history, answer_wal_end, answer_wal_hash
 from replication.wire.http import error_middleware, json_response, read_json, token_guard
@@ -35,6 +35,7 @@ def make_app(agent: Agent) -> web.Application:
             web.get("/v1/observe", api.observe),
             web.get("/v1/events", api.events),
             web.post("/v1/actions", api.act),
+            web.post("/v1/lease", api.renew_lease),
             web.get("/v1/wal/end", api.wal_end),
             web.get("/v1/wal/hash", api.wal_hash),
             web.get("/v1/history", api.history),
@@ -93,6 +94,20 @@ class AgentApi:
         except StateError as error:
             return json_response({"error": "state_unwritable", "sentence": str(error)}, 500)
         return json_response({"accepted": True}, 202) if refused is None else json_response(refused, 409)
+
+    async def renew_lease(self, request: web.Request) -> web.Response:
+        """Extend the node lease (200), or refuse the word of another boot's or an earlier term's controller (409)."""
+        renewal = await read_json(request, LeaseRenewal)
+        agent = self._agent
+        if renewal.boot_id != agent.memory.boot_id:
+            return json_response(
+                {"refused": Refusal.OTHER_BOOT, "sentence": "another run of this agent said that"}, 409
+            )
+        if renewal.term < agent.store.state.term:
+            sentence = f"term {renewal.term} is over: this node knows term {agent.store.state.term}"
+            return json_response({"refused": Refusal.LOWER_TERM, "sentence": sentence}, 409)
+        agent.lease.renew(renewal.answered_ms)
+        return json_response({"expires_in_ms": agent.lease.expires_in_ms()})
 
     async def pause_replay(self, request: web.Request) -> web.Response:
         """Answers once replay stands still; lifted by itself after `replay_pause_max_ms`."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 
-from replication.actions import Action, Refusal
+from replication.actions import Action, LeaseRenewal, Refusal
 from replication.model import NodeReport
 from replication.wire.errors import WireError
 from replication.wire.http import get_bytes, post_json
@@ -91,6 +91,10 @@ class AgentClient:
         if status == 409:
             return _decoded(body, RefusedAction, self._url)
         raise WireError(f"{self._url} answered {status} to an action: {body[:200].decode(errors='replace')}", "error")
+
+    async def renew_lease(self, renewal: LeaseRenewal, *, deadline_ms: int = _ACT_MS) -> None:
+        """Extend its node lease; a refusal is a WireError too."""
+        self._checked(*await self._post("/v1/lease", renewal, deadline_ms), "/v1/lease", dict[str, Any])
 
     async def wal_end(self, *, deadline_ms: int = _WAL_MS) -> WalEnd:
         """Where its WAL ends."""

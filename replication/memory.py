@@ -105,6 +105,7 @@ class Memory:
         self.sql = SqlMemory()
         self.disk = disk
         self.witness: Callable[[], Witness | None] = lambda: None
+        self.lease_expires_in_ms: Callable[[], int | None] = lambda: None
         self.doing: Doing | None = None
         self.doing_since_ms = 0
         self.replay_paused_by_probe = False
@@ -157,6 +158,7 @@ def build_report(memory: Memory, store: StateDir, supervisor: Supervisor) -> Nod
         sql=sql,
         disk=disk,
         witness=memory.witness(),
+        lease_expires_in_ms=memory.lease_expires_in_ms(),
         faults=memory.faults(sql, disk),
         doing=_doing(memory, now_ms),
         replay_paused_by_probe=memory.replay_paused_by_probe,

@@ -332,6 +332,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     sql: Probe | None = None
     disk: Probe | None = None
     witness: Witness | None = None
+    lease_expires_in_ms: int | None = None
+    """Of an open primary: how long it may serve without another word of the controller; negative when it has run out."""
     faults: tuple[Fault, ...] = ()
 
     doing: Doing | None = None

@@ -56,6 +56,7 @@ class Supervisor:
         self.last_words: str | None = None
         """The last FATAL or PANIC line of PostgreSQL's log."""
         self._asked = False
+        self._why_fenced: str | None = None
         self._changed = changed
         self._run_soon = run_soon
         # Resolved once, early: later a stalled disk could hold the call up.
@@ -100,7 +101,8 @@ class Supervisor:
         await in_thread(data_directory.prepare, self.node, standby=standby)
         command = self.node.installation.command("postgres", f"--config-file={conf_path(self.node)}")
         command += ["-D", str(self.node.data_dir)]
-        self._asked, self.ended_unasked, self.exit_sentence, self.last_words = False, False, None, None
+        self._asked, self._why_fenced, self.ended_unasked = False, None, False
+        self.exit_sentence = self.last_words = None
         process = await spawn(command, self.node.log_dir / START_LOG)
         self._take(process)
         self._become(Postmaster.STARTING)
@@ -147,9 +149,12 @@ class Supervisor:
         await in_thread(fence, None, self.directory)
         return True
 
-    async def fence(self) -> Fenced:
-        """Kill every process of the node. Raises ActionFailed(DEADLINE) when the kernel keeps one of them."""
-        self._asked = True
+    async def fence(self, why: str | None = None) -> Fenced:
+        """Kill every process of the node. Raises ActionFailed(DEADLINE) when the kernel keeps one of them.
+
+        `why`: what its end is put down to, when nobody outside had asked for it.
+        """
+        self._asked, self._why_fenced = True, why
         identity = self._last_identity()
         try:
             fenced = await asyncio.shield(in_thread(fence, identity, self.directory))
@@ -190,7 +195,7 @@ class Supervisor:
         sentence = process.exited.result()
         self.ended_unasked = not self._asked
         _log.log(30 if self.ended_unasked else 20, "agent.postmaster_exited", how=sentence, asked=self._asked)
-        self.exit_sentence = sentence if self.ended_unasked else None
+        self.exit_sentence = sentence if self.ended_unasked else self._why_fenced
         self._become(Postmaster.EXITED)
         self._run_soon("after_exit", self._after_exit)
 

@@ -71,6 +71,8 @@ def make_settings(
     schema = root / "schema.sql"
     schema.write_text(SCHEMA, encoding="utf-8")
     ports = {name: (free_port(), free_port()) for name in names}
+    more = {"lease_ttl_ms": 120_000, **more}  # no controller is here to renew it
+    postgres = {**_SMALL, **more.pop("postgres", {})}
     return {
         name: AgentSettings(
             name=name,
@@ -84,7 +86,7 @@ def make_settings(
                 peer: Peer(f"http://{HOST}:{ports[peer][0]}", HOST, ports[peer][1]) for peer in names if peer != name
             },
             bindir=bindir,
-            postgres={**_SMALL, **more.pop("postgres", {})} if "postgres" in more else _SMALL,
+            postgres=postgres,
             **more,
         )
         for name in names

@@ -85,6 +85,17 @@ def _from_witnesses(context: Context, name: str) -> Verdict | None:
         return _frozen_without_agent(context, name, own)
     if not witnesses:
         return None
+    connects = _connects_evidence(context, name)
+    if connects is not None and silence is Silence.TIMEOUT:
+        return Verdict(
+            cause=Cause.PROCESS,
+            kind=FaultKind.UNRESPONSIVE,
+            node=name,
+            confidence=0.9,
+            sentence=f"Node {name} takes connections and answers nothing, seen by the controller and {witnesses[0].by}.",
+            evidence=(own, *witnesses),
+            ruled_out=(RuledOut(Cause.NETWORK, f"{connects.by} can still connect to its PostgreSQL's port"),),
+        )
     return Verdict(
         cause=Cause.NETWORK,
         kind=FaultKind.UNREACHABLE,
@@ -121,6 +132,18 @@ def _refused_evidence(context: Context, name: str) -> Evidence | None:
             continue
         if report.witness.tcp == "refused" and report.receiver is None:
             return _evidence(context, "TCP connection to PostgreSQL", f"agent {other}", "refused, no walreceiver")
+    return None
+
+
+def _connects_evidence(context: Context, name: str) -> Evidence | None:
+    """A standby's agent that could open a TCP connection to the primary's PostgreSQL just now: its host answers."""
+    for other in context.others(name):
+        report = context.report(other)
+        witness = report.witness if report is not None else None
+        if witness is None or witness.peer != name or witness.age_ms > context.policy.probe_deadline_ms:
+            continue
+        if witness.tcp == "connected":
+            return _evidence(context, "TCP connection to PostgreSQL", f"agent {other}", "connected")
     return None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from tests.acceptance.cluster import Cluster
+from tests.acceptance.killing import signal_postmaster
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -20,6 +22,8 @@ class Fault(msgspec.Struct, frozen=True):
     name: str
     inject: Callable[[Cluster, str], Awaitable[float]]
     verdict: str | None
+    heal: Callable[[Cluster, str], Awaitable[None]] | None = None
+    """Called once bookings go on; None where nothing is to be healed."""
 
 
 async def kill_primary(cluster: Cluster, primary: str) -> float:
@@ -43,6 +47,28 @@ async def kill_agent_and_primary(cluster: Cluster, primary: str) -> float:
     return began
 
 
+async def freeze_node(cluster: Cluster, primary: str) -> float:
+    """SIGSTOP of the agent and of every process of its PostgreSQL: the node hangs, and its host takes connections."""
+
+    def freeze() -> None:
+        cluster.kill_agent(primary, signal.SIGSTOP)
+        signal_postmaster(cluster.postmaster(primary), signal.SIGSTOP)
+
+    began = time.monotonic()
+    await asyncio.to_thread(freeze)
+    return began
+
+
+async def thaw_node(cluster: Cluster, primary: str) -> None:
+    """SIGCONT of all that `freeze_node` stopped, PostgreSQL first."""
+
+    def thaw() -> None:
+        signal_postmaster(cluster.postmaster(primary), signal.SIGCONT)
+        cluster.kill_agent(primary, signal.SIGCONT)
+
+    await asyncio.to_thread(thaw)
+
+
 async def switch_over(cluster: Cluster, primary: str) -> float:
     """A planned switchover, asked for over HTTP."""
     term = (await cluster.view())["term"]
@@ -54,5 +80,6 @@ async def switch_over(cluster: Cluster, primary: str) -> float:
 
 KILL_PRIMARY = Fault("SIGKILL of the primary", kill_primary, "process_dead")
 KILL_BOTH = Fault("SIGKILL of agent and primary", kill_agent_and_primary, "process_dead")
+HANG = Fault("SIGSTOP of agent and primary", freeze_node, "unresponsive", thaw_node)
 SWITCHOVER = Fault("planned switchover", switch_over, None)
-FAULTS = (KILL_PRIMARY, KILL_BOTH, SWITCHOVER)
+FAULTS = (KILL_PRIMARY, KILL_BOTH, HANG, SWITCHOVER)

@@ -21,6 +21,14 @@ def kill_postmaster(pid: int) -> int:
     return len(family)
 
 
+def signal_postmaster(pid: int, number: signal.Signals) -> None:
+    """Send a signal to the postmaster first, then to its children."""
+    os.kill(pid, number)
+    for child in children_of(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+
 def children_of(pid: int) -> list[int]:
     """The direct children of a process (proc(5), /proc/PID/stat)."""
     found: list[int] = []

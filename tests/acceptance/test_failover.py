@@ -27,6 +27,8 @@ async def test_bookings_go_on_and_the_old_primary_stands_by_again(tmp_path: Path
             began = await fault.inject(cluster, primary)
             await cluster.wait_until(lambda view: view["primary"] == standby)
             await workload.until_acknowledged(100)
+            if fault.heal is not None:
+                await fault.heal(cluster, primary)
             after = await cluster.wait_healthy()
             history = await workload.stop()
 

@@ -19,7 +19,7 @@ from failover.core.model import Decision, NodeRecord, Observation, State, TermRe
 from failover.settings import ControllerSettings, NodeAddress
 from failover.store.base import JournalEntry
 from failover.store.sqlite import SqliteStore
-from replication.actions import Action, Op, Refusal, op_name
+from replication.actions import Action, LeaseRenewal, Op, Refusal, op_name
 from replication.client import RefusedAction
 from replication.model import (
     ActionResult,
@@ -130,6 +130,7 @@ class ScriptedAgent:
         self.report = report
         self.port = free_port()
         self.actions: list[tuple[float, Action]] = []
+        self.renewals: list[LeaseRenewal] = []
         self.observed = 0
         self.witnesses = 0
         self.refusals = 0
@@ -151,6 +152,7 @@ class ScriptedAgent:
                 web.get("/v1/observe", self._observe),
                 web.get("/v1/events", self._events),
                 web.post("/v1/actions", self._act),
+                web.post("/v1/lease", self._renew_lease),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
@@ -217,6 +219,10 @@ class ScriptedAgent:
         await self._going.wait()
         self.tell()
         return await self._hub.serve(request)
+
+    async def _renew_lease(self, request: web.Request) -> web.Response:
+        self.renewals.append(await read_json(request, LeaseRenewal))
+        return json_response({"expires_in_ms": 3_000})
 
     async def _act(self, request: web.Request) -> web.Response:
         at = time.monotonic()

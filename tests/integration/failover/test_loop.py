@@ -104,6 +104,26 @@ async def test_from_an_exit_event_to_promote_and_from_promotion_to_topology(tmp_
         assert incident["closed_at"] is None
 
 
+async def test_the_primary_is_named_again_and_again_until_a_promotion_is_journalled(tmp_path: Path) -> None:
+    async with scene(tmp_path) as made, made.controller():
+        await made.wait(lambda now: now["phase"] == "healthy")
+        made.a.tell(lease_expires_in_ms=3_000)
+        async with asyncio.timeout(5):
+            while len(made.a.renewals) < 3:
+                await asyncio.sleep(0.01)
+        assert {(renewal.term, renewal.boot_id) for renewal in made.a.renewals} == {(3, "boot-a")}
+        answered = [renewal.answered_ms for renewal in made.a.renewals]
+        assert answered == sorted(set(answered))
+        assert (await made.wait(lambda now: now["nodes"]["a"]["lease_expires_in_ms"]))["nodes"]["a"][
+            "lease_expires_in_ms"
+        ] == 3_000
+        made.a.tell(**DEAD)
+        await made.b.until_action("promote")
+        named = len(made.a.renewals)
+        await asyncio.sleep(0.6)
+        assert (len(made.a.renewals), made.b.renewals) == (named, [])
+
+
 async def test_agent_and_postgres_dead_is_known_by_the_refused_connection(tmp_path: Path) -> None:
     async with scene(tmp_path) as made, made.controller():
         await made.wait(lambda now: now["phase"] == "healthy")
