@@ -121,6 +121,13 @@ def wal_end(report: NodeReport) -> int:
     return max(report.receive_lsn or 0, report.replay_lsn or 0)
 
 
+def must_reach(record: NodeRecord, report: NodeReport) -> int:
+    """How far the WAL of a chosen candidate must reach whatever happens to it: all that it was seen to have, and all that
+    it was seen to confirm, which its own report may be too old to show."""
+    confirmed = record.confirmed_flush_lsn if record.confirmed_timeline == report.timeline else None
+    return max(wal_end(report), confirmed or 0)
+
+
 def backlog_bytes(report: NodeReport) -> int:
     """Received WAL that is not replayed yet."""
     return max(0, wal_end(report) - (report.replay_lsn or 0))

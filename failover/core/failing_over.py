@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from failover.core.candidate import Candidacy, candidacy, has_own_data, wal_end
+from failover.core.candidate import Candidacy, candidacy, has_own_data, must_reach, wal_end
 from failover.core.context import STOPPED, Context, Plan, slot_name, standby_name, with_alarm, with_node
 from failover.core.diagnose import diagnose_primary
 from failover.core.model import IncidentEvent, State, TermRecord, Transition, TransitionKind, Verdict
@@ -39,7 +39,7 @@ def begin_failover(context: Context, candidate: str, verdict: Verdict) -> Plan:
     transition = Transition(
         kind=TransitionKind.FAILOVER,
         candidate_incarnation=chosen.incarnation if chosen is not None else None,
-        candidate_wal_lsn=wal_end(chosen) if chosen is not None else 0,
+        candidate_wal_lsn=must_reach(context.record(candidate), chosen) if chosen is not None else 0,
         step="promoting",
         candidate=candidate,
         former=former,

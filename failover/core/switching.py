@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from failover.core.candidate import Candidacy, candidacy, wal_end
+from failover.core.candidate import Candidacy, candidacy, must_reach
 from failover.core.context import STOPPED, Context, Plan, with_node
 from failover.core.diagnose import diagnose_primary
 from failover.core.failing_over import next_term, promotion_op
@@ -140,7 +140,9 @@ def _promote(context: Context, transition: Transition, report: NodeReport | None
 
 def _promote_now(context: Context, transition: Transition, candidate: NodeReport) -> Plan:
     moved = msgspec.structs.replace(
-        transition, candidate_incarnation=candidate.incarnation, candidate_wal_lsn=wal_end(candidate)
+        transition,
+        candidate_incarnation=candidate.incarnation,
+        candidate_wal_lsn=must_reach(context.record(candidate.node), candidate),
     )
     state = _at_step(context, moved, "promoting")
     state = msgspec.structs.replace(state, term=next_term(state))
