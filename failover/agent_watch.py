@@ -43,8 +43,6 @@ class AgentWatch:
         self._lag = lag
         self._wake = wake
         self._told_at: float | None = None
-        self._heard_at = 0.0
-        self._served: NodeReport | None = None
         self._aside: asyncio.Task[NodeReport | None] | None = None
 
     async def follow(self) -> None:
@@ -55,18 +53,13 @@ class AgentWatch:
             except WireError:
                 continue
 
-    async def look(
-        self, *, tasks: asyncio.TaskGroup, witness: bool = False, fresh: bool = False, known: bool = False
-    ) -> NodeReport | None:
+    async def look(self, *, tasks: asyncio.TaskGroup, witness: bool = False, fresh: bool = False) -> NodeReport | None:
         """Its report now, or None with `silence` set.
 
-        `witness`: after a fresh look at its peer. `fresh`: with SQL facts that are newer than this call. `known`: what the
-        last round or an event since then has told will do, once. `tasks` holds the question that goes on beside the rounds.
+        `witness`: after a fresh look at its peer. `fresh`: with SQL facts that are newer than this call. `tasks` holds the
+        question that goes on beside the rounds.
         """
         if not fresh and self._was_just_told(witness=witness):
-            return self.latest
-        if known and self._is_known():
-            self._served = self.latest
             return self.latest
         if self.silence is Silence.TIMEOUT:
             if self._aside is None or self._aside.done():
@@ -80,16 +73,6 @@ class AgentWatch:
             return True
         sql = self.latest.sql
         return self.latest.postmaster is Postmaster.RUNNING and sql is not None and sql.fault is FaultKind.UNRESPONSIVE
-
-    def tells_death(self) -> bool:
-        """Its own agent says that its postmaster has ended, although nobody had asked for that."""
-        report = self.latest
-        return (
-            self.silence is None
-            and report is not None
-            and report.postmaster is Postmaster.EXITED
-            and report.exit_sentence is not None
-        )
 
     def is_primary(self) -> bool:
         """It answered, as a running primary that tells what its standbys have confirmed."""
@@ -127,12 +110,6 @@ class AgentWatch:
         seen = report.witness
         return seen is not None and seen.tcp != "connected" and seen.age_ms <= _WITNESS_FRESH_MS
 
-    def _is_known(self) -> bool:
-        """It answered within the last round, and would have told at once of anything that has turned since."""
-        age_ms = (time.monotonic() - self._heard_at) * 1000
-        fresh = self.latest is not self._served and age_ms <= self._policy.probe_interval_ms + FRESH_MS
-        return fresh and self.streaming and self.silence is None
-
     async def _ask(self, witness: bool, fresh: bool, *, beside: bool = False) -> NodeReport | None:
         began = time.monotonic()
         try:
@@ -161,7 +138,6 @@ class AgentWatch:
     def _note(self, report: NodeReport) -> None:
         """Keep the newest: an answer may have been overtaken by an event of the same boot."""
         self.silence, self.doubtful = None, False
-        self._heard_at = time.monotonic()
         known = self.latest
         if known is None or report.boot_id != known.boot_id or report.seq >= known.seq:
             self.latest = report

@@ -66,11 +66,9 @@ class Observer:
             reports[first.name] = await first.look(tasks=self._tasks)
         suspect = first is not None and first.is_suspect()
         fresh = first is not None and first.is_primary()
-        # Of a primary whose death is certain nothing new can come to its standby: it need not be asked again.
-        dead = first is not None and first.tells_death()
 
         async def look(watch: AgentWatch) -> None:
-            reports[watch.name] = await watch.look(witness=suspect, fresh=fresh, known=dead, tasks=self._tasks)
+            reports[watch.name] = await watch.look(witness=suspect, fresh=fresh, tasks=self._tasks)
 
         async with asyncio.TaskGroup() as round_:
             for watch in self._watches.values():

@@ -165,11 +165,12 @@ def next_step(state: State, observation: Observation, policy: Policy) -> str | N
         return None
     name = state.primary or "the primary"
     standby = next((node for node in sorted(state.nodes) if node != state.primary), None)
-    if standby is not None and state.nodes[standby].eligible and not _verified(state, observation, standby):
+    if standby is not None and state.nodes[standby].eligible and not _able(state, observation, standby):
         return f"bring the host of {name} back, or promote by hand: locum failover --to {standby} --accept-data-loss"
     return f"bring {name} back: nothing else may be promoted without losing acknowledged bookings"
 
 
-def _verified(state: State, observation: Observation, name: str) -> bool:
+def _able(state: State, observation: Observation, name: str) -> bool:
+    """It runs, as what it was proved to be."""
     report = observation.nodes.get(name)
-    return report is not None and is_verified(state.nodes[name], report)
+    return report is not None and report.postmaster not in STOPPED and is_verified(state.nodes[name], report)
