@@ -15,13 +15,18 @@ import server.settings
 from compose.errors import BadSettings
 from compose.layout import HOST, NODES, Layout, Ports
 from compose.options import UpOptions
+from compose.times import with_shared_times
 from replication.wire.secrets import write_private
 
 _REFUSALS = (replication.settings.SettingsError, failover.settings.SettingsError, server.settings.SettingsError)
 
 
 def write_settings(layout: Layout, ports: Ports, options: UpOptions) -> None:
-    """Write agent-a, agent-b, controller and server. What the person's file says wins, except over paths and ports."""
+    """Write agent-a, agent-b, controller and server. What the person's file says wins, except over paths and ports.
+
+    Raises BadSettings when its tables contradict each other.
+    """
+    options = with_shared_times(options)
     for node in NODES:
         _write(layout.settings(f"agent-{node}"), options.agent, agent_settings(layout, ports, options, node))
     _write(layout.settings("controller"), options.failover, controller_settings(layout, ports, options))

@@ -85,7 +85,7 @@ def test_every_process_reads_the_settings_that_up_writes(tmp_path: Path) -> None
     assert agent["probe_interval_ms"] == 200
     assert agent["peers"]["a"]["postgres_port"] == 21021
     controller = msgspec.toml.decode(layout.settings("controller").read_bytes())
-    assert controller["policy"] == {"standby_lost_ms": 1500, "observe_only": True}
+    assert controller["policy"] == {"standby_lost_ms": 1500, "probe_interval_ms": 200, "observe_only": True}
     assert layout.settings("server").stat().st_mode & 0o777 == 0o600
 
 
@@ -102,3 +102,24 @@ def test_a_word_that_a_process_does_not_know_is_refused_before_it_starts(tmp_pat
     write_settings(layout, Ports(21000), UpOptions(data=layout.root, agent={"probe_intervall_ms": 1}))
     with pytest.raises(BadSettings, match="probe_intervall_ms"):
         check_settings(layout)
+
+
+def test_a_time_that_is_said_once_reaches_every_process_that_needs_it(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "data")
+    layout.config.mkdir(parents=True)
+    said = UpOptions(data=layout.root, failover={"policy": {"lease_ttl_ms": 5_000}}, agent={"heartbeat_ms": 200})
+    write_settings(layout, Ports(21000), said)
+    read = {
+        name: msgspec.toml.decode(layout.settings(name).read_bytes()) for name in ("agent-a", "server", "controller")
+    }
+    assert read["agent-a"]["lease_ttl_ms"] == read["server"]["lease_ttl_ms"] == 5_000
+    assert read["controller"]["policy"] == {"lease_ttl_ms": 5_000, "heartbeat_ms": 200}
+    assert "heartbeat_ms" not in read["server"]
+
+
+def test_times_that_contradict_each_other_are_refused_with_both_places(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "data")
+    said = UpOptions(data=layout.root, server={"lease_ttl_ms": 9_000}, failover={"policy": {"lease_ttl_ms": 3_000}})
+    with pytest.raises(BadSettings, match=r"9000 in \[server\] and 3000 in \[failover.policy\]"):
+        write_settings(layout, Ports(21000), said)
+    assert not layout.settings("server").exists()
