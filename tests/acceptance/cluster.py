@@ -86,6 +86,11 @@ class Cluster:
         await asyncio.to_thread(self._up.wait, STOPPED_S)
         self.ready_file.unlink()
 
+    async def crash(self) -> None:
+        """SIGKILL of `up`, of all its children and of both PostgreSQL nodes: the power is gone. `start` brings it back."""
+        await asyncio.to_thread(self._end)
+        self.ready_file.unlink()
+
     async def view(self) -> dict[str, Any]:
         """GET /v1/cluster."""
         async with self.session.get(f"{self.ports.url(self.ports.controller)}/v1/cluster") as answer:

@@ -16,6 +16,7 @@ from tests.acceptance.cluster import Cluster, running
 from tests.acceptance.workload import Workload
 
 ROUNDS = 3
+LOST_BYTES = 40_000
 OPEN_MS_MAX = 30_000
 """Generous, for two busy cores: an idle machine needs half a second, and three with the agents' restart."""
 
@@ -77,3 +78,46 @@ async def test_one_node_alone_is_not_enough_and_the_status_says_whom_to_bring_ba
         async with cluster.sql(view["primary"]) as connection:
             findings = await check(connection, history)
         assert findings.is_clean, findings
+
+
+async def test_a_primary_that_lost_the_end_of_its_wal_while_all_was_down_is_replaced_by_the_good_copy(
+    tmp_path: Path,
+) -> None:
+    """DESIGN section 4: started as it is, such a primary would let its standby throw the last good copy away."""
+    async with running(tmp_path, "--demo-practitioners", "20") as cluster:
+        before = await cluster.view()
+        primary = before["primary"]
+        proposals = await fhir.endless(cluster.session, cluster.ready.server)
+        async with Workload(cluster.ready.server, proposals, rate=50) as workload:
+            await workload.until_acknowledged(100)
+            history = await workload.stop()
+        await cluster.crash()
+        zeroed = zero_wal_tail(cluster.layout.pgdata(primary) / "pg_wal", LOST_BYTES)
+        assert zeroed == LOST_BYTES
+        await cluster.start()
+        view = await cluster.wait_healthy()
+        assert (view["primary"], view["term"]) == (standby_of(view, primary), before["term"] + 1)
+        async with cluster.sql(view["primary"]) as connection:
+            findings = await check(connection, history)
+        assert findings.is_clean, findings
+        (incident,) = await cluster.incidents()
+        assert (incident["verdict"]["kind"], incident["verdict"]["cause"]) == ("wal_lost", "corruption")
+        assert incident["node"] == primary
+
+
+def standby_of(view: dict[str, Any], primary: str) -> str:
+    return next(name for name in view["nodes"] if name != primary)
+
+
+def zero_wal_tail(pg_wal: Path, count: int) -> int:
+    """Zero the last `count` bytes of WAL that hold anything, as a disk that lost its last writes; how many it were."""
+    left = count
+    for segment in sorted(pg_wal.glob("0" * 7 + "?" * 17), reverse=True):
+        content = segment.read_bytes()
+        used = len(content.rstrip(b"\0"))
+        start = max(0, used - left)
+        segment.write_bytes(content[:start] + bytes(len(content) - start))
+        left -= used - start
+        if left == 0:
+            break
+    return count - left
