@@ -156,10 +156,26 @@ def _compare_then_start(context: Context, name: str, report: NodeReport, peer: s
         return _start(context, name, (peer,), may_open_alone=False)
     if comparison.outcome is Comparison.WAL_LOST:
         return _promote_peer(context, name, other, comparison.sentence)
+    return _compare_again(context, name, peer, comparison.sentence)
+
+
+def _compare_again(context: Context, name: str, peer: str, sentence: str) -> Plan:
+    """Neither proof nor refutation: tried again, and a person is told when that does not end by itself."""
+    since_ms = context.record(name).waits_for_peer_since_ms
     state = with_node(
-        context.state, name, compared_revision=None, retry_after_ms=context.now_ms + context.policy.retry_ms
+        context.state,
+        name,
+        compared_revision=None,
+        retry_after_ms=context.now_ms + context.policy.retry_ms,
+        waits_for_peer_since_ms=context.now_ms if since_ms is None else since_ms,
     )
-    return Plan("start.compare_again", comparison.sentence, state)
+    if since_ms is not None and context.now_ms - since_ms >= context.policy.peer_alarm_ms:
+        said = (
+            f"{name} is stopped, and its WAL cannot be compared with that of {peer}: {sentence}; it is tried again; next: "
+            f"mend {peer}, or locum failover --to {name} --accept-data-loss"
+        )
+        state = with_alarm(state, "no_primary", context.observation.at, said)
+    return Plan("start.compare_again", sentence, state)
 
 
 def _promote_peer(context: Context, name: str, peer: NodeReport, sentence: str) -> Plan | None:

@@ -14,8 +14,20 @@ from failover.core.invariants import InvariantViolation, check_step
 from failover.core.model import Command, CommandKind, Observation, Policy, Silence, State, initial_state
 from failover.core.transitions import KINDS, TABLE, document
 from failover.core.view import next_step, phase
-from replication.actions import Fence, InitDb, Promote
-from replication.model import DataDirectory, NodeReport, Postmaster, Probe, Role, Stage, Walsender, Witness
+from replication.actions import Fence, InitDb, Promote, StartPrimary
+from replication.model import (
+    ActionResult,
+    Comparison,
+    DataDirectory,
+    NodeReport,
+    Postmaster,
+    Probe,
+    Role,
+    Stage,
+    WalComparison,
+    Walsender,
+    Witness,
+)
 from replication.topology import Phase
 from tests.sim.world import World
 
@@ -170,6 +182,34 @@ def test_a_lone_primary_that_died_stays_closed_and_says_so() -> None:
     assert process.stage is Stage.CLOSED
     assert phase(world.store, world.observe(), POLICY) is Phase.NO_PRIMARY
     assert "--accept-data-loss" in (next_step(world.store, world.observe(), POLICY) or "")
+
+
+def test_a_comparison_that_never_succeeds_is_tried_again_and_told_to_a_person() -> None:
+    world = healthy()
+    world.nodes["b"].die()
+    world.nodes["a"].die()
+    state, seen = world.store, world.observe()
+    alarmed_ms = None
+    for elapsed_ms in range(0, 20_000, 250):
+        a = seen.nodes["a"]
+        assert a is not None
+        pending = state.nodes["a"].pending
+        if pending is not None:  # the agent did it, and the peer could not tell where its WAL ends
+            compared = WalComparison(
+                pending.revision,
+                Comparison.UNREADABLE,
+                "b could not tell",
+                peer_incarnation=seen.nodes["b"].incarnation,
+            )
+            result = ActionResult(pending.revision, "compare_wal", True, "b could not tell")
+            a = msgspec.structs.replace(a, revision=pending.revision, comparison=compared, results=(result,))
+        seen = msgspec.structs.replace(seen, nodes={**seen.nodes, "a": a}, now_ms=world.now_ms + elapsed_ms)
+        state, decision = decide(state, seen, POLICY)
+        assert not any(isinstance(action.op, StartPrimary | Promote) for action in decision.actions)
+        if alarmed_ms is None and any("cannot be compared" in alarm.sentence for alarm in state.alarms):
+            alarmed_ms = elapsed_ms
+    assert alarmed_ms is not None
+    assert POLICY.peer_alarm_ms <= alarmed_ms < POLICY.peer_alarm_ms + 5_000
 
 
 def test_observe_only_decides_but_never_acts() -> None:
