@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ import asyncpg
 
 from replication.installation import Installation
 from tests.acceptance.killing import kill_postmaster
+from tests.ports import free_port
 
 STOCK_SEGMENT_MB = 16
 _READY_S = 30.0
@@ -115,7 +115,7 @@ class _Bare:
     def __init__(self, installation: Installation, data: Path) -> None:
         self._installation = installation
         self._data = data
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -172,9 +172,3 @@ class _Bare:
         command = self._installation.command(tool, *arguments)
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +28,7 @@ from replication.model import ActionResult, NodeReport, Stage
 from replication.settings import AgentSettings, Peer
 from replication.wire.http import get_bytes, new_session, post_json
 from replication.wire.secrets import write_private
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
@@ -51,13 +51,6 @@ def _keep_template(data_dir: Path, template: Path) -> None:
     half = template.with_suffix(".half")
     shutil.copytree(data_dir, half, symlinks=True)
     half.rename(template)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def make_settings(

@@ -38,7 +38,8 @@ from replication.model import (
 from replication.wire.http import json_response, new_session, read_json
 from replication.wire.secrets import write_private
 from replication.wire.sse import EventHub
-from tests.nodes import HOST, free_port
+from tests.nodes import HOST
+from tests.ports import free_port
 
 TOKEN = "0123456789abcdef"
 _LSN = 0x5000000

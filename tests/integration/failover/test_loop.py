@@ -25,7 +25,7 @@ from replication.wire.errors import WireError
 from replication.wire.http import get_bytes
 from replication.wire.sse import subscribe
 from tests.integration.failover.scripted import HEALTHY, Scene, scene
-from tests.nodes import free_port
+from tests.ports import free_port
 
 GENEROUS_MS = 400
 PROMOTED: dict[str, Any] = {

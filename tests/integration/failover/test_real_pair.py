@@ -14,7 +14,8 @@ from typing import Any
 from failover.client import ControllerClient
 from failover.controller import running_controller
 from failover.settings import ControllerSettings, NodeAddress
-from tests.nodes import HOST, NodeUnderTest, Pair, free_port, two_nodes
+from tests.nodes import HOST, NodeUnderTest, Pair, two_nodes
+from tests.ports import free_port
 
 
 def settings_for(pair: Pair, root: Path) -> ControllerSettings:

@@ -17,7 +17,7 @@ from replication.wire.errors import WireError
 from replication.wire.http import error_middleware, json_response, new_session, read_json, token_guard
 from replication.wire.process import listening
 from replication.wire.sse import EventHub
-from tests.integration.wire.test_wire import free_port
+from tests.ports import free_port
 
 REPORT = NodeReport(node="a", boot_id="boot", seq=1, clock_ms=5)
 FENCE = Action("a", 1, 7, "boot", 5, Fence())

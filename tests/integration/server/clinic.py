@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -41,6 +40,7 @@ from server.app import serving
 from server.context import Context
 from server.scheduling import Rules
 from server.settings import ServerSettings
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 SCHEMA = Path(__file__).parents[3] / "server" / "schema.sql"
@@ -63,13 +63,6 @@ timezone = 'UTC'
 wal_retrieve_retry_interval = '50ms'
 max_standby_streaming_delay = '1s'
 """
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 class Node:

@@ -23,12 +23,7 @@ from replication.wire.http import (
 from replication.wire.process import listening
 from replication.wire.secrets import read_secret, write_private
 from replication.wire.sse import EventHub, subscribe
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 async def test_late_subscriber_gets_the_last_event_of_each_key_then_live_ones() -> None:
