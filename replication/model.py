@@ -349,6 +349,35 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes_total: int | None = None
 
 
+class Receipt(msgspec.Struct, frozen=True):
+    """What a server noted of one acknowledged write before it answered, without the row itself.
+
+    `digest`: hex, as the database's own function `locum_digest` gives it for the row. `flush_lsn` was read after the
+    commit; it is compared only with LSNs of the same `timeline` (DESIGN section 4, receipts).
+    """
+
+    id: str
+    version: int
+    timeline: int
+    flush_lsn: int
+    digest: str
+
+
+class ReceiptCheck(msgspec.Struct, frozen=True):
+    """A server's receipts compared by content with the rows of the primary of `term`.
+
+    acknowledged = present + restored + lost. `missing`: ids of the first rows that are missing, older or altered.
+    """
+
+    term: int
+    acknowledged: int
+    present: int
+    restored: int = 0
+    lost: int = 0
+    double_booked: int = 0
+    missing: tuple[str, ...] = ()
+
+
 class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one server says of the primary that it follows; posted to `/v1/evidence` at once on a change, else every
     second. All ages are in ms at the time of sending."""
@@ -365,3 +394,5 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     connect_error: str | None = None
     """`refused`, `timeout`, `reset` or an SQLSTATE: how the last attempt to reach the primary failed."""
     faults: tuple[Fault, ...] = ()
+    receipts: ReceiptCheck | None = None
+    """The newest check of this server's receipts; None until one ended."""
