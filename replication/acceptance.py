@@ -14,7 +14,7 @@ _WHILE_STOPPED = (actions.InitDb, actions.StartPrimary, actions.StartStandby, ac
 _ON_RUNNING_PRIMARY = (
     actions.ApplySchema, actions.SetStage, actions.SetNames, actions.Grow, actions.EnsureSlot, actions.Checkpoint,
 )  # fmt: skip
-_ON_RUNNING_STANDBY = (actions.Promote, actions.Certify)
+_ON_RUNNING_STANDBY = (actions.Promote, actions.Certify, actions.ReadPlaces)
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from replication.model import Stage
+from replication.model import Place, Stage
 
 
 class InitDb(msgspec.Struct, frozen=True, tag="initdb"):
@@ -118,6 +118,15 @@ class Certify(msgspec.Struct, frozen=True, tag="certify"):
     peer_redo_lsn: int
 
 
+class ReadPlaces(msgspec.Struct, frozen=True, tag="read_places"):
+    """On a running standby: read these places and the relations that they belong to, from disk and through shared
+    buffers, before it is promoted past a damaged primary (`places_read` in the report). The named blocks come first; the
+    rest is given up at the deadline."""
+
+    places: tuple[Place, ...]
+    deadline_ms: int
+
+
 Op = (
     InitDb
     | StartPrimary
@@ -135,6 +144,7 @@ Op = (
     | Unfence
     | Rebuild
     | Certify
+    | ReadPlaces
 )
 
 

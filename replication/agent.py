@@ -218,6 +218,9 @@ class Agent:
     def _log_line(self, line: LogLine) -> None:
         if line.error_severity in ("FATAL", "PANIC"):
             self.supervisor.last_words = line.message
+        if self.memory.log_faults.note(line):
+            _log.error("agent.log_fault", severity=line.error_severity, sqlstate=line.state_code, said=line.message)
+            self.publisher.tell("log_fault")
         if _CRASH_WORDS in line.message:
             self.supervisor.backend_crashed()
 

@@ -1,20 +1,35 @@
-"""Which fault an error of PostgreSQL stands for: a pure table by SQLSTATE (DESIGN section 5)."""
+"""Which fault an error of PostgreSQL stands for, and where it lies: pure tables by SQLSTATE and message (DESIGN section 5)."""
 
 from __future__ import annotations
+
+import re
 
 import asyncpg
 
 from replication.errors import ActionFailed
-from replication.model import FaultKind, Reason
+from replication.model import FaultKind, Place, Reason
 
 BY_SQLSTATE = {
     "58030": FaultKind.STORAGE_ERROR,
     "53100": FaultKind.STORAGE_FULL,
+    "53200": FaultKind.OVERLOAD,
     "53300": FaultKind.OVERLOAD,
     "XX001": FaultKind.PAGE_CORRUPT,
     "XX002": FaultKind.INDEX_CORRUPT,
 }
-"""io_error, disk_full, too_many_connections, data_corrupted, index_corrupted (src/backend/utils/errcodes.txt)."""
+"""io_error, disk_full, out_of_memory, too_many_connections, data_corrupted, index_corrupted
+(src/backend/utils/errcodes.txt)."""
+
+_RAISED = ("ERROR", "FATAL", "PANIC")
+_REDO = "WAL redo at"
+_NAMED_FILE = re.compile(r'\b(?:file|relation) "?(?:\./)?((?:base|global|pg_tblspc|pg_xact|pg_multixact|pg_wal)/[\w./-]+)"?')
+_NAMED_INDEX = re.compile(r'\bindex "([^"]+)"')
+_TOAST = re.compile(r"\bfor toast value \d+ in (pg_toast_\d+)")
+_BLOCK = re.compile(r"\b(?:among )?blocks? (\d+)")
+_FIRST_BAD = re.compile(r"Block (\d+) held the first invalid page")
+_FORK_OR_SEGMENT = re.compile(r"(?:_(?:fsm|vm|init))?(?:\.\d+)?$")
+_OF_THE_KERNEL = re.compile(r"could not (?:read|write|fsync|extend|truncate|open|stat)\b.*\b(?:file|block)")
+_RELATIONS = ("base/", "global/", "pg_tblspc/", "pg_xact/", "pg_multixact/")
 
 
 def fault_of(error: BaseException) -> FaultKind | None:
@@ -24,4 +39,42 @@ def fault_of(error: BaseException) -> FaultKind | None:
         return FaultKind.UNRESPONSIVE
     if isinstance(error, asyncpg.PostgresError):
         return BY_SQLSTATE.get(str(error.sqlstate))
+    return None
+
+
+def fault_of_line(
+    severity: str, sqlstate: str, message: str, *, detail: str = "", context: str = ""
+) -> FaultKind | None:
+    """The fault that a line of PostgreSQL's log shows; None for all that is no fault of disk, data or memory.
+
+    errcode_for_file_access gives 58P01 for a file that is not there, which means damage only where a relation lies, and
+    XX000 for errno that it does not know, such as EUCLEAN of a damaged file system (src/backend/utils/error/elog.c).
+    """
+    if severity == "WARNING" and message.startswith("checksum verification failed in file"):
+        return FaultKind.PAGE_CORRUPT
+    if severity not in _RAISED:
+        return None
+    if severity in ("FATAL", "PANIC") and _REDO in context:
+        return FaultKind.REDO_FAILED
+    if (kind := BY_SQLSTATE.get(sqlstate)) is not None:
+        return kind
+    place = place_of(f"{message} {detail}")
+    in_relation = place is not None and place.path is not None and place.path.startswith(_RELATIONS)
+    if sqlstate == "58P01":
+        return FaultKind.PAGE_CORRUPT if in_relation else None
+    if sqlstate == "XX000" and _OF_THE_KERNEL.search(message):
+        return FaultKind.STORAGE_ERROR
+    return FaultKind.STORAGE_ERROR if severity == "PANIC" else None
+
+
+def place_of(text: str) -> Place | None:
+    """Where an error message says that the damage lies; None when it names no file and no index."""
+    block = _FIRST_BAD.search(text) or _BLOCK.search(text)
+    number = int(block[1]) if block is not None else None
+    if (named := _NAMED_FILE.search(text)) is not None:
+        return Place(path=_FORK_OR_SEGMENT.sub("", named[1]), block=number)
+    if (index := _NAMED_INDEX.search(text)) is not None:
+        return Place(relation=index[1], block=number)
+    if (toast := _TOAST.search(text)) is not None:
+        return Place(relation=toast[1])
     return None

@@ -45,10 +45,18 @@ def intent(op: Op, state: AgentState, revision: int) -> dict[str, Any]:
             return {"names": (op.name,), "names_revision": revision, "growth": None}
         case actions.Promote():
             return {"upstream": None, "slot": None}
+        case actions.ReadPlaces():
+            return {"places_read": None}
         case actions.CompareWal():
             return {"comparison": None}
         case actions.Fence():
             return {"fenced": True, "fence_held": state.fence_held or op.hold}
         case actions.Rebuild():
-            return {"certificate": None, "rebuilt_revision": 0, "configured_role": None, "configured_name": None}
+            return {
+                "certificate": None,
+                "places_read": None,
+                "rebuilt_revision": 0,
+                "configured_role": None,
+                "configured_name": None,
+            }
     return {}

@@ -22,6 +22,8 @@ class LogLine(msgspec.Struct, frozen=True):
     """The fields of a jsonlog line that matter here (PostgreSQL documentation, section 19.8)."""
 
     message: str = ""
+    detail: str = ""
+    context: str = ""
     error_severity: str = ""
     state_code: str = ""
     backend_type: str = ""

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from replication.log_faults import LogFaults
 from replication.model import (
     DataDirectory,
     Doing,
@@ -111,6 +112,7 @@ class Memory:
         self.replay_paused_by_probe = False
         self.replay_moved = True
         self.receive_moved_ms = clock_ms()
+        self.log_faults = LogFaults(node.name)
         self._fault_since: dict[FaultKind, str] = {}
 
     def progress(self, fraction: float) -> None:
@@ -119,7 +121,7 @@ class Memory:
             self.doing = Doing(self.doing.revision, self.doing.op, 0, fraction)
 
     def faults(self, sql: Probe | None, disk: Probe | None) -> tuple[Fault, ...]:
-        """The faults that this agent's own probes show now, each since it first was seen."""
+        """The faults that this agent's own probes show now, each since it first was seen, and what the log has shown."""
         at = datetime.now(UTC).isoformat()
         found: list[Fault] = []
         for name, probe in (("sql", sql), ("disk", disk)):
@@ -132,7 +134,7 @@ class Memory:
             found.append(Fault(probe.fault, 0.9, since, sentence, (evidence,)))
         for kind in set(self._fault_since) - {fault.kind for fault in found}:
             del self._fault_since[kind]
-        return tuple(found)
+        return (*found, *self.log_faults.faults())
 
 
 def build_report(memory: Memory, store: StateDir, supervisor: Supervisor) -> NodeReport:
@@ -198,6 +200,7 @@ def _from_state(state: AgentState, supervisor: Supervisor) -> dict[str, Any]:
         "growth": state.growth,
         "comparison": state.comparison,
         "certificate": state.certificate,
+        "places_read": state.places_read,
         "rebuilt_revision": state.rebuilt_revision,
         "schema_applied": state.schema_applied,
     }

@@ -119,6 +119,22 @@ class Evidence(msgspec.Struct, frozen=True):
     value: str
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where on a disk an error lies, as PostgreSQL names it.
+
+    `path`: the relation's main file below the data directory, without a segment number (`base/5/16397`), or another file
+    there (`pg_xact/0000`). `relation`: an index or table that an error names instead. `block`: None when it is not said.
+    """
+
+    path: str | None = None
+    relation: str | None = None
+    block: int | None = None
+
+    def __str__(self) -> str:
+        where = self.path if self.path is not None else str(self.relation)
+        return where if self.block is None else f"block {self.block} of {where}"
+
+
 class Fault(msgspec.Struct, frozen=True):
     """A cause that somebody saw. `confidence` lies in 0..1; `since` is a wall-clock instant, ISO 8601."""
 
@@ -127,6 +143,22 @@ class Fault(msgspec.Struct, frozen=True):
     since: str
     sentence: str
     evidence: tuple[Evidence, ...] = ()
+    places: tuple[Place, ...] = ()
+    """What is damaged, as far as it was named; the same places are read on a node before it is promoted instead."""
+
+
+class PlacesRead(msgspec.Struct, frozen=True):
+    """What `ReadPlaces` found on a standby: every page of the named places, from disk and through shared buffers.
+
+    `complete`: the relations were read to their end before the deadline, not only the blocks that were named.
+    """
+
+    revision: int
+    clean: bool
+    sentence: str
+    pages: int
+    complete: bool
+    damaged: tuple[Place, ...] = ()
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -342,6 +374,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     growth: Growth | None = None
     comparison: WalComparison | None = None
     certificate: Certificate | None = None
+    places_read: PlacesRead | None = None
     rebuilt_revision: int = 0
     """Revision of the rebuild that made this data directory; 0 when it was made by initdb."""
     schema_applied: bool = False

@@ -15,6 +15,7 @@ from replication.model import (
     ActionResult,
     Certificate,
     Growth,
+    PlacesRead,
     PlannedStop,
     Reason,
     Role,
@@ -60,6 +61,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     growth: Growth | None = None
     comparison: WalComparison | None = None
     certificate: Certificate | None = None
+    places_read: PlacesRead | None = None
     rebuilt_revision: int = 0
     schema_applied: bool = False
     promoted_lsn: int | None = None

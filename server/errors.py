@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from replication.model import Place
+
 
 class ServerError(Exception):
     """The root of this package's errors."""
@@ -48,12 +50,13 @@ class Superseded(TryAgain):
 class NotServing(TryAgain):
     """The node answers, but not as the primary of our term: recovering, read-only, shutting down, full or damaged.
 
-    `sqlstate` is PostgreSQL's own word, None when the node's role or term is wrong.
+    `sqlstate` is PostgreSQL's own word, None when the node's role or term is wrong; `place` is what it says is damaged.
     """
 
-    def __init__(self, sentence: str, sqlstate: str | None = None) -> None:
+    def __init__(self, sentence: str, sqlstate: str | None = None, place: Place | None = None) -> None:
         super().__init__(sentence)
         self.sqlstate = sqlstate
+        self.place = place
 
 
 class DatabaseConflict(ServerError):

@@ -28,6 +28,7 @@ _log = structlog.get_logger()
 _EVERY_S = 1.0
 _POST_DEADLINE_MS = 1_000
 _RESET = "reset"
+_PLACES_MAX = 20
 
 
 class Evidence(Watcher):
@@ -93,13 +94,22 @@ class Evidence(Watcher):
 
     def write_failed(self, number: int, error: BaseException) -> None:
         """It did not come back, or the primary cannot serve."""
-        sqlstate = error.sqlstate if isinstance(error, NotServing) else None
-        if (kind := fault_for(sqlstate)) is not None:
+        if isinstance(error, NotServing) and fault_for(error.sqlstate) is not None:
             # It answered: a fault of its storage, not silence.
             self._witness.returned(number, _now_ms())
-            self._note_fault(kind, f"the primary answered a booking with SQLSTATE {sqlstate}", str(sqlstate))
+            self.answered_with_fault(error)
         else:
             self._witness.failed(number)
+        self._news.set()
+
+    def answered_with_fault(self, error: NotServing) -> None:
+        """The primary answered a statement with an error; worth a report at once when it shows a fault of its storage."""
+        kind = fault_for(error.sqlstate)
+        if kind is None:
+            return
+        where = f" ({error.place})" if error.place is not None else ""
+        sentence = f"the primary answered with SQLSTATE {error.sqlstate}{where}"
+        self._note_fault(kind, sentence, str(error.sqlstate), error.place)
         self._news.set()
 
     def flight_changed(self, by: int) -> None:
@@ -149,12 +159,15 @@ class Evidence(Watcher):
             except TimeoutError:
                 continue
 
-    def _note_fault(self, kind: model.FaultKind, sentence: str, value: str) -> None:
+    def _note_fault(self, kind: model.FaultKind, sentence: str, value: str, place: model.Place | None) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        seen = model.Evidence(what="SQLSTATE of a booking", by=self._server, at=now, value=value)
         old = self._faults.get(kind)
-        since = old.since if old else now
-        self._faults[kind] = msgspec.structs.replace(old or Fault(kind, 0.9, since, sentence), evidence=(seen,))
+        if old is None:
+            seen = model.Evidence(what="SQLSTATE of an answer", by=f"server {self._server}", at=now, value=value)
+            old = Fault(kind, 0.9, now, sentence, (seen,))
+        if place is not None and place not in old.places and len(old.places) < _PLACES_MAX:
+            old = msgspec.structs.replace(old, places=(*old.places, place))
+        self._faults[kind] = old
 
 
 def _now_ms() -> int:

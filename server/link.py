@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 import asyncpg
 import msgspec
 
+from replication.faults import place_of
 from replication.model import Role
 from server.errors import ConnectionLost, DatabaseConflict, NotServing, OutcomeUnknown, UnexpectedDatabaseError
 from server.retries import until_term_fits
+from server.witness import fault_for
 
 T = TypeVar("T")
 
@@ -128,7 +130,8 @@ class Link:
         if isinstance(error, OSError) or self._connection.is_closed():
             return ConnectionLost(f"the connection to {self.endpoint.name} ended: {sqlstate or error!r}")
         if isinstance(sqlstate, str) and sqlstate.startswith(_NOT_SERVING):
-            return NotServing(f"{self.endpoint.name} cannot serve now (SQLSTATE {sqlstate})", sqlstate)
+            place = place_of(str(error)) if fault_for(sqlstate) is not None else None
+            return NotServing(f"{self.endpoint.name} cannot serve now (SQLSTATE {sqlstate})", sqlstate, place)
         if sqlstate == REFUSED_SQLSTATE:
             return error
         constraint = getattr(error, "constraint_name", None)

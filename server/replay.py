@@ -70,7 +70,7 @@ class Replay:
 
     async def read(self, query: Callable[[Link, float], Awaitable[T]], until_s: float) -> Answer[T]:
         """The value of a read, and how stale it may be. Raises Refusal 503."""
-        reader = _Reader(self._database, query, until_s, self._lease_ttl_s)
+        reader = _Reader(self._database, self._evidence, query, until_s, self._lease_ttl_s)
         try:
             answer: Answer[T] = await replaying(until_s - time.monotonic())(reader.once)
         except TryAgain as error:
@@ -123,9 +123,15 @@ class _Reader(Generic[T]):
     """One read and where it is tried next."""
 
     def __init__(
-        self, database: Database, query: Callable[[Link, float], Awaitable[T]], until_s: float, lease_ttl_s: float
+        self,
+        database: Database,
+        evidence: Evidence,
+        query: Callable[[Link, float], Awaitable[T]],
+        until_s: float,
+        lease_ttl_s: float,
     ) -> None:
         self._database = database
+        self._evidence = evidence
         self._query = query
         self._until_s = until_s
         self._lease_ttl_s = lease_ttl_s
@@ -157,6 +163,10 @@ class _Reader(Generic[T]):
             await _prove(barrier, until_s)
         except (ConnectionLost, NoConnection):
             self._distrusted = pool
+            raise
+        except NotServing as error:
+            if not pool.is_closed:
+                self._evidence.answered_with_fault(error)
             raise
         if pool.is_closed:
             raise NoConnection("the primary was replaced while it answered")

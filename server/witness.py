@@ -10,18 +10,12 @@ import asyncio
 
 import asyncpg
 
-from replication.model import FaultKind
+from replication.faults import BY_SQLSTATE
+from replication.model import Cause, FaultKind
 from server.errors import NotServing
 
 HANGING_MS = 100
 """A write that is out for less is not called failing."""
-
-_FAULTS = {
-    "XX001": FaultKind.PAGE_CORRUPT,
-    "XX002": FaultKind.INDEX_CORRUPT,
-    "58030": FaultKind.STORAGE_ERROR,
-    "53100": FaultKind.STORAGE_FULL,
-}
 
 
 class WriteWitness:
@@ -91,4 +85,5 @@ def word_for(error: BaseException) -> str:
 
 def fault_for(sqlstate: str | None) -> FaultKind | None:
     """The fault that an SQLSTATE in the server's own answer shows (DESIGN section 5)."""
-    return _FAULTS.get(sqlstate or "")
+    kind = BY_SQLSTATE.get(sqlstate or "")
+    return kind if kind is not None and kind.cause is not Cause.OVERLOAD else None

@@ -22,6 +22,8 @@ INTEGRITY_FAULTS = frozenset(
         FaultKind.WAL_LOST,
     }
 )
+UNFIT_FAULTS = INTEGRITY_FAULTS | {FaultKind.STORAGE_ERROR}
+"""With one of these a node is not promoted, and is rebuilt: its content, or the disk under it, cannot be trusted."""
 
 
 class Candidacy(Enum):
@@ -33,7 +35,7 @@ class Candidacy(Enum):
     UNVERIFIED = "eligible, but its postmaster has started again since that was proved"
     SILENT = "its agent does not answer"
     NOT_RUNNING = "its PostgreSQL is not running as a standby"
-    DAMAGED = "it carries an unresolved integrity fault"
+    DAMAGED = "it carries an unresolved integrity or storage fault"
     NEEDS_REBUILD = "it must be rebuilt first"
     FENCED = "it is fenced by an operator"
     NO_DATA = "it has no data directory of this cluster"
@@ -57,7 +59,7 @@ def candidacy(
         return Candidacy.NO_DATA
     if report.fence_held or record.fence_held:
         return Candidacy.FENCED
-    if carries_integrity_fault(record, report) and not accept_damage:
+    if is_unfit(record, report) and not accept_damage:
         return Candidacy.DAMAGED
     if must_be_rebuilt(record):
         return Candidacy.NEEDS_REBUILD
@@ -114,6 +116,11 @@ def is_verified(record: NodeRecord, report: NodeReport) -> bool:
 def carries_integrity_fault(record: NodeRecord, report: NodeReport) -> bool:
     """An unresolved integrity fault, journalled or just seen."""
     return any(fault.kind in INTEGRITY_FAULTS for fault in (*record.faults, *report.faults))
+
+
+def is_unfit(record: NodeRecord, report: NodeReport) -> bool:
+    """An unresolved integrity fault, or an error of its disk, journalled or just seen."""
+    return any(fault.kind in UNFIT_FAULTS for fault in (*record.faults, *report.faults))
 
 
 def wal_end(report: NodeReport) -> int:

@@ -14,6 +14,7 @@ import msgspec
 from failover.core.commands import hold_fences, obey
 from failover.core.context import Context, Plan
 from failover.core.failing_over import close_incident, replace_dead_primary, see_promotion_through
+from failover.core.incident import note_damage
 from failover.core.invariants import InvariantViolation, check_plan, check_step
 from failover.core.model import Decision, Observation, Pending, Policy, Reply, State
 from failover.core.opening import open_primary
@@ -31,6 +32,7 @@ RULES: tuple[Callable[[Context], Plan | None], ...] = (
     see_switchover_through,
     see_promotion_through,
     replace_dead_primary,
+    note_damage,
     start_dead_primary,
     open_primary,
     shrink,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from failover.core.context import STOPPED, Context
 from failover.core.model import RuledOut, Silence, Verdict
+from failover.core.node_faults import convicting_faults
 from replication.actions import Stop
 from replication.model import Cause, Evidence, FaultKind, NodeReport
 
@@ -21,6 +22,8 @@ def diagnose_primary(context: Context) -> Verdict | None:
     if name is None or context.state.system_identifier is None:
         return None
     report = context.report(name)
+    if (verdict := _from_faults(context, name, report)) is not None:
+        return verdict
     if report is not None:
         return _from_its_agent(context, name, report)
     if context.observation.late:
@@ -46,6 +49,30 @@ def _from_its_agent(context: Context, name: str, report: NodeReport) -> Verdict 
     if report.sql is not None and not report.sql.ok and report.sql.fault is FaultKind.UNRESPONSIVE:
         return _unresponsive(context, name, report)
     return None
+
+
+def _from_faults(context: Context, name: str, report: NodeReport | None) -> Verdict | None:
+    """What PostgreSQL said of its own disk and pages, or a disk probe, convicts without another witness."""
+    fault = next(iter(convicting_faults(context, name)), None)
+    if fault is None:
+        return None
+    ruled = [
+        RuledOut(Cause.NETWORK, f"{fault.evidence[0].by if fault.evidence else 'the node'} had the error as an answer")
+    ]
+    if report is not None and report.postmaster not in STOPPED:
+        ruled.append(RuledOut(Cause.PROCESS, "its postmaster runs"))
+    if fault.kind.cause is Cause.CORRUPTION and report is not None and report.disk is not None and report.disk.ok:
+        ruled.append(RuledOut(Cause.STORAGE, f"the disk probe succeeded {report.disk.age_ms} ms ago"))
+    where = f" ({fault.places[0]})" if fault.places and str(fault.places[0]) not in fault.sentence else ""
+    return Verdict(
+        cause=fault.kind.cause,
+        kind=fault.kind,
+        node=name,
+        confidence=fault.confidence,
+        sentence=f"Node {name} is damaged: {fault.sentence}{where}.",
+        evidence=fault.evidence,
+        ruled_out=tuple(ruled),
+    )
 
 
 def _unresponsive(context: Context, name: str, report: NodeReport) -> Verdict | None:

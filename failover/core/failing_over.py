@@ -7,9 +7,11 @@ import msgspec
 from failover.core.candidate import Candidacy, candidacy, has_own_data, must_reach, wal_end
 from failover.core.context import STOPPED, Context, Plan, slot_name, standby_name, with_alarm, with_node
 from failover.core.diagnose import diagnose_primary
+from failover.core.incident import open_incident
 from failover.core.model import IncidentEvent, State, TermRecord, Transition, TransitionKind, Verdict
-from replication.actions import Fence, Op, Promote, StartStandby
-from replication.model import Cause, NodeReport, Postmaster, Role, Stage
+from failover.core.node_faults import damaged_places
+from replication.actions import Fence, Op, Promote, ReadPlaces, StartStandby
+from replication.model import Cause, NodeReport, Place, Postmaster, Role, Stage
 
 
 def replace_dead_primary(context: Context) -> Plan | None:
@@ -20,7 +22,36 @@ def replace_dead_primary(context: Context) -> Plan | None:
     candidate = promotable_standby(context)
     if verdict is None or candidate is None:
         return None
+    unread = unread_places(context, candidate)
+    if unread and not has_waited_long_enough(context, candidate):
+        return _read_places(context, candidate, verdict, unread)
     return begin_failover(context, candidate, verdict)
+
+
+def unread_places(context: Context, candidate: str) -> tuple[Place, ...]:
+    """What is damaged on the primary and was not found clean on the candidate just now (DESIGN section 5, certificate)."""
+    damaged, record = damaged_places(context.record(context.state.primary or "")), context.record(candidate)
+    fresh = context.now_ms - record.places_read_ms <= context.policy.places_fresh_ms
+    read = record.places_read if fresh else ()
+    return damaged if any(place not in read for place in damaged) else ()
+
+
+def has_waited_long_enough(context: Context, candidate: str) -> bool:
+    """The primary serves nobody any more, and the candidate could not read the places: it carries no fault that is known,
+    and waiting longer would only prolong the outage."""
+    report = context.report(context.state.primary)
+    is_dead = report is None or report.postmaster in STOPPED
+    return is_dead and context.record(candidate).failures > 0
+
+
+def _read_places(context: Context, candidate: str, verdict: Verdict, places: tuple[Place, ...]) -> Plan | None:
+    """Damage that the candidate carries too must not become the primary's: it is read there first."""
+    if not context.is_free(candidate):
+        return None
+    state, _, events = open_incident(context, context.state, verdict)
+    sentence = f"{verdict.sentence} Reading {places[0]} on {candidate} before it is promoted."
+    op = ReadPlaces(places, context.policy.places_deadline_ms)
+    return Plan("failover.read_places", sentence, state, {candidate: op}, events=events)
 
 
 def promotable_standby(context: Context) -> str | None:
@@ -34,7 +65,7 @@ def promotable_standby(context: Context) -> str | None:
 def begin_failover(context: Context, candidate: str, verdict: Verdict) -> Plan:
     """Journal "promoting" as the next term, promote, and fence the former primary in parallel (DESIGN section 6)."""
     former = context.state.primary or ""
-    incident = f"i{context.state.revision + 1}"
+    state, incident, opened = open_incident(context, context.state, verdict)
     chosen = context.report(candidate)
     transition = Transition(
         kind=TransitionKind.FAILOVER,
@@ -47,13 +78,7 @@ def begin_failover(context: Context, candidate: str, verdict: Verdict) -> Plan:
         step_began_ms=context.now_ms,
         incident=incident,
     )
-    state = msgspec.structs.replace(
-        context.state,
-        term=next_term(context.state),
-        transition=transition,
-        incident=incident,
-        incident_verdict=verdict,
-    )
+    state = msgspec.structs.replace(state, term=next_term(context.state), transition=transition)
     ops = _promotion_ops(context, candidate, former)
     return Plan(
         kind="failover.begin",
@@ -61,7 +86,7 @@ def begin_failover(context: Context, candidate: str, verdict: Verdict) -> Plan:
         state=state,
         ops=ops,
         events=(
-            context.event(incident, "opened", verdict.sentence, verdict),
+            *opened,
             context.event(incident, "failover.promoting", f"Promoting {candidate} in term {state.term}."),
         ),
     )

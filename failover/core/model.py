@@ -11,7 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from replication.actions import Action, Op
-from replication.model import Cause, Certificate, Evidence, Fault, FaultKind, NodeReport, ServerReport
+from replication.model import Cause, Certificate, Evidence, Fault, FaultKind, NodeReport, Place, ServerReport
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +30,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint_deadline_ms: int = 120_000
     promote_deadline_ms: int = 30_000
     replay_backlog_bytes_max: int = 1024 * 1024 * 1024
+    places_deadline_ms: int = 2_000
+    """How long the candidate may read what is damaged on the primary before it is promoted."""
+    places_fresh_ms: int = 10_000
+    """How long that reading counts."""
     heartbeat_ms: int = 250
     retry_ms: int = 1_000
     retry_ms_max: int = 30_000
@@ -189,6 +193,9 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     fence_held: bool = False
     certificate: Certificate | None = None
     faults: tuple[Fault, ...] = ()
+    places_read: tuple[Place, ...] = ()
+    """As a candidate: what is damaged on the primary and was found clean here, at `places_read_ms`."""
+    places_read_ms: int = 0
     confirmed_flush_lsn: int | None = None
     """Highest flush LSN that it was seen to confirm, on `confirmed_timeline`."""
     confirmed_timeline: int | None = None

@@ -8,7 +8,8 @@ from failover.core.alarms import note_alarms
 from failover.core.candidate import is_eligible, must_be_rebuilt
 from failover.core.context import disqualified, standby_name, walsender_of, with_node
 from failover.core.model import NodeRecord, Observation, Pending, Policy, State
-from replication.actions import ApplySchema, Certify, CompareWal, Grow, Rebuild, StartStandby
+from failover.core.node_faults import note_faults
+from replication.actions import ApplySchema, Certify, CompareWal, Grow, ReadPlaces, Rebuild, StartStandby
 from replication.model import ActionResult, NodeReport, Postmaster, Reason
 
 _REBUILD_REASONS = (Reason.HISTORY_DIFFERS, Reason.AHEAD)
@@ -24,7 +25,8 @@ def settle(state: State, observation: Observation, policy: Policy) -> State:
         pending = state.nodes[name].pending
         if pending is not None:
             state = _settle_action(state, name, pending, report, observation, policy)
-    return note_alarms(_note_confirmations(_note_identity(state, observation), observation), observation)
+    state = _note_confirmations(_note_identity(state, observation), observation)
+    return note_alarms(note_faults(state, observation), observation)
 
 
 def can_never_be_accepted(pending: Pending, report: NodeReport, action_ttl_ms: int) -> bool:
@@ -85,6 +87,8 @@ def _succeeded(state: State, name: str, pending: Pending, report: NodeReport) ->
     op = pending.op
     if isinstance(op, ApplySchema):
         return msgspec.structs.replace(state, schema_applied=True)
+    if isinstance(op, ReadPlaces) and report.places_read is not None and report.places_read.clean:
+        return with_node(state, name, places_read=op.places, places_read_ms=state.now_ms)
     if isinstance(op, CompareWal):
         return with_node(state, name, compared_revision=pending.revision)
     if isinstance(op, Rebuild):
@@ -97,6 +101,7 @@ def _succeeded(state: State, name: str, pending: Pending, report: NodeReport) ->
             needs_certificate=is_certificate_due(),
             certificate=None,
             faults=(),
+            places_read=(),
             confirmed_flush_lsn=None,
             confirmed_timeline=None,
             unstreamed_starts=0,

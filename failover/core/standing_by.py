@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from failover.core.candidate import carries_integrity_fault, is_eligible, is_foreign, is_verified
+from failover.core.candidate import carries_integrity_fault, is_eligible, is_foreign, is_unfit, is_verified
 from failover.core.context import STOPPED, Context, Plan, disqualified, slot_name, standby_name, walsender_of, with_node
 from failover.core.model import NodeRecord
 from replication.actions import Certify, EnsureSlot, Fence, Grow, Rebuild, SetNames, StartStandby
@@ -86,7 +86,8 @@ def _tend(context: Context, name: str, report: NodeReport, primary: NodeReport) 
     if is_needed_to_open(record, report, primary):
         return _follow(context, name, report, primary)
     if not record.needs_rebuild and (reason := _why_rebuild(record, report, primary)) is not None:
-        state = with_node(context.state, name, needs_rebuild=True, rebuild_reason=reason)
+        quarantined = record.quarantined or is_unfit(record, report)
+        state = with_node(context.state, name, needs_rebuild=True, rebuild_reason=reason, quarantined=quarantined)
         return Plan("standby.rebuild_needed", f"{name} must be rebuilt: {reason}.", state)
     must_rebuild = record.needs_rebuild or (record.quarantined and not record.needs_certificate)
     if must_rebuild and (not is_eligible(record) or may_relax(context, name, primary)):
@@ -118,8 +119,8 @@ def _why_rebuild(record: NodeRecord, report: NodeReport, primary: NodeReport) ->
     slot = next((slot for slot in primary.slots if slot.name == slot_name(report.node)), None)
     if slot is not None and slot.wal_status in _SLOT_GONE and not is_eligible(record):
         return f"its slot on {primary.node} is {slot.wal_status}: WAL that it needs is gone"
-    if carries_integrity_fault(record, report):
-        return "it carries an integrity fault"
+    if is_unfit(record, report):
+        return "it carries an integrity or storage fault"
     if record.unstreamed_starts >= _UNSTREAMED_STARTS_MAX:
         return "it was started twice and did not stream"
     return None

@@ -6,8 +6,10 @@ import asyncpg
 import pytest
 
 from replication.errors import ActionFailed
-from replication.faults import fault_of
-from replication.model import FaultKind, Reason
+from replication.faults import fault_of, fault_of_line, place_of
+from replication.log_faults import LogFaults
+from replication.log_tail import LogLine
+from replication.model import FaultKind, Place, Reason
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,81 @@ from replication.model import FaultKind, Reason
 )
 def test_fault_of(error: Exception, kind: FaultKind | None) -> None:
     assert fault_of(error) is kind
+
+
+@pytest.mark.parametrize(
+    ("severity", "sqlstate", "message", "kind", "place"),
+    [
+        ("ERROR", "XX001", "invalid page in block 3 of relation base/5/16397", FaultKind.PAGE_CORRUPT,
+         Place("base/5/16397", block=3)),
+        ("ERROR", "XX001", 'invalid page in block 3 of relation "base/5/16397"', FaultKind.PAGE_CORRUPT,
+         Place("base/5/16397", block=3)),
+        ("ERROR", "XX001", '2 invalid pages among blocks 4..9 of relation "base/5/16397"', FaultKind.PAGE_CORRUPT,
+         Place("base/5/16397", block=4)),
+        ("ERROR", "XX001", 'could not read block 7 in file "base/5/16397.1": read only 0 of 8192 bytes',
+         FaultKind.PAGE_CORRUPT, Place("base/5/16397", block=7)),
+        ("ERROR", "58030", 'could not read blocks 7..7 in file "base/5/16397": Input/output error',
+         FaultKind.STORAGE_ERROR, Place("base/5/16397", block=7)),
+        ("PANIC", "58030", 'could not fsync file "base/5/16397_vm": Input/output error', FaultKind.STORAGE_ERROR,
+         Place("base/5/16397")),
+        ("PANIC", "53100", 'could not write to file "pg_wal/xlogtemp.12": No space left on device',
+         FaultKind.STORAGE_FULL, Place("pg_wal/xlogtemp")),
+        ("ERROR", "XX002", 'index "appointment_pkey" contains unexpected zero page at block 4', FaultKind.INDEX_CORRUPT,
+         Place(relation="appointment_pkey", block=4)),
+        ("ERROR", "XX001", "missing chunk number 0 for toast value 16421 in pg_toast_16397", FaultKind.PAGE_CORRUPT,
+         Place(relation="pg_toast_16397")),
+        ("ERROR", "58P01", 'could not open file "base/5/16397.1" (target block 131072): No such file or directory',
+         FaultKind.PAGE_CORRUPT, Place("base/5/16397", block=131072)),
+        ("ERROR", "XX000", 'could not open file "base/5/16397": Structure needs cleaning', FaultKind.STORAGE_ERROR,
+         Place("base/5/16397")),
+        ("WARNING", "01000", 'checksum verification failed in file "./base/5/16397", block 2: calculated 1F but expected 2',
+         FaultKind.PAGE_CORRUPT, Place("base/5/16397", block=2)),
+        ("PANIC", "XX000", "cannot abort transaction 12, it was already committed", FaultKind.STORAGE_ERROR, None),
+        ("FATAL", "53300", "sorry, too many clients already", FaultKind.OVERLOAD, None),
+    ],
+)  # fmt: skip
+def test_a_line_of_the_log_shows_a_fault_and_its_place(
+    severity: str, sqlstate: str, message: str, kind: FaultKind, place: Place | None
+) -> None:
+    assert fault_of_line(severity, sqlstate, message) is kind
+    assert place_of(message) == place
+
+
+@pytest.mark.parametrize(
+    ("severity", "sqlstate", "message"),
+    [
+        ("ERROR", "58P01", 'could not open extension control file "/x/y.control": No such file or directory'),
+        ("ERROR", "58P01", "requested WAL segment 000000010000000000000003 has already been removed"),
+        ("ERROR", "23P01", 'conflicting key value violates exclusion constraint "appointment_patient_free"'),
+        ("ERROR", "XX000", "cache lookup failed for relation 16397"),
+        ("FATAL", "57P03", "the database system is starting up"),
+        ("LOG", "XX001", "a client may write whatever it likes into a message"),
+        ("LOG", "00000", "statement: SELECT 'invalid page in block 3 of relation base/5/16397'"),
+    ],
+)
+def test_what_is_no_fault_of_disk_or_data(severity: str, sqlstate: str, message: str) -> None:
+    assert fault_of_line(severity, sqlstate, message) is None
+
+
+def test_an_error_in_replay_is_a_failed_redo() -> None:
+    context = "WAL redo at 0/3000028 for Heap/INSERT: off: 4, flags: 0x00"
+    assert fault_of_line("FATAL", "XX000", "invalid max offset number", context=context) is FaultKind.REDO_FAILED
+    assert fault_of_line("FATAL", "22023", "recovery aborted because of insufficient parameter settings") is None
+
+
+def test_log_faults_keep_one_fault_a_kind_with_every_place_and_let_a_full_disk_pass() -> None:
+    now_s = 100.0
+    faults = LogFaults("a", lambda: now_s)
+    line = LogLine(error_severity="ERROR", state_code="XX001", message="invalid page in block 3 of relation base/5/7")
+    assert faults.note(line)
+    assert not faults.note(line)
+    assert faults.note(
+        LogLine(error_severity="ERROR", state_code="XX001", message="invalid page in block 4 of relation base/5/7")
+    )
+    assert faults.note(LogLine(error_severity="ERROR", state_code="53100", message="no space left"))
+    assert [fault.kind for fault in faults.faults()] == [FaultKind.PAGE_CORRUPT, FaultKind.STORAGE_FULL]
+    assert faults.faults()[0].places == (Place("base/5/7", block=3), Place("base/5/7", block=4))
+    now_s = 1_000.0
+    assert [fault.kind for fault in faults.faults()] == [FaultKind.PAGE_CORRUPT]
+    faults.clear()
+    assert faults.faults() == ()
