@@ -22,7 +22,9 @@ BY_SQLSTATE = {
 
 _RAISED = ("ERROR", "FATAL", "PANIC")
 _REDO = "WAL redo at"
-_NAMED_FILE = re.compile(r'\b(?:file|relation) "?(?:\./)?((?:base|global|pg_tblspc|pg_xact|pg_multixact|pg_wal)/[\w./-]+)"?')
+_NAMED_FILE = re.compile(
+    r'\b(?:file|relation) "?(?:\./)?((?:base|global|pg_tblspc|pg_xact|pg_multixact|pg_wal)/[\w./-]+)"?'
+)
 _NAMED_INDEX = re.compile(r'\bindex "([^"]+)"')
 _TOAST = re.compile(r"\bfor toast value \d+ in (pg_toast_\d+)")
 _BLOCK = re.compile(r"\b(?:among )?blocks? (\d+)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from failover.core.candidate import carries_integrity_fault, is_eligible, is_foreign
+from failover.core.candidate import UNFIT_FAULTS, carries_integrity_fault, is_eligible, is_foreign
 from failover.core.context import with_alarm
 from failover.core.model import Observation, State
 
@@ -20,6 +20,8 @@ def _standing(state: State, observation: Observation) -> dict[str, str | None]:
         "no_standby": _no_standby(state, standbys),
         "rebuild_blocked": _rebuild_blocked(state, observation, standbys),
     }
+    for name in sorted(state.nodes):
+        found[f"damaged_{name}"] = _damaged(state, name)
     for name in standbys:
         report = observation.nodes.get(name)
         if report is not None:
@@ -33,6 +35,23 @@ def _no_standby(state: State, standbys: list[str]) -> str | None:
         return None
     reasons = ", ".join(f"{name}: {state.nodes[name].eligible_reason}" for name in standbys)
     return f"nothing may be promoted if {state.primary} fails ({reasons})"
+
+
+def _damaged(state: State, name: str) -> str | None:
+    """Damage that is journalled: on a standby it is being repaired, on a primary that stays one a person must know."""
+    fault = next((fault for fault in state.nodes[name].faults if fault.kind in UNFIT_FAULTS), None)
+    if fault is None:
+        return None
+    if name != state.primary or state.transition is not None:
+        return f"{name} is damaged and will be rebuilt: {fault.sentence}"
+    others = [other for other in sorted(state.nodes) if other != name]
+    ways = " or ".join(f"locum failover --to {other} --accept-damage" for other in others)
+    able = [other for other in others if is_eligible(state.nodes[other]) and not state.nodes[other].faults]
+    if able:
+        return (
+            f"{name}, the primary, is damaged: {fault.sentence}; {able[0]} takes its place once it is known to be clean"
+        )
+    return f"{name}, the primary, is damaged and nothing may take its place: {fault.sentence}; next: {ways}"
 
 
 def _rebuild_blocked(state: State, observation: Observation, standbys: list[str]) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from tests.acceptance.cluster import Cluster
+from tests.acceptance.corruption import noise_under_an_appointment
 from tests.acceptance.killing import signal_postmaster
 
 
@@ -78,8 +79,20 @@ async def switch_over(cluster: Cluster, primary: str) -> float:
     return began
 
 
+async def corrupt_page(cluster: Cluster, primary: str) -> float:
+    """A patient reads an appointment whose page on the primary's disk has turned to noise."""
+    appointment = await noise_under_an_appointment(cluster, primary)
+    began = time.monotonic()
+    async with cluster.session.get(f"{cluster.ready.server}/fhir/Appointment/{appointment}") as answer:
+        assert answer.status == 200, await answer.text()
+        assert (await answer.json(content_type=None))["id"] == appointment
+    return began
+
+
 KILL_PRIMARY = Fault("SIGKILL of the primary", kill_primary, "process_dead")
 KILL_BOTH = Fault("SIGKILL of agent and primary", kill_agent_and_primary, "process_dead")
 HANG = Fault("SIGSTOP of agent and primary", freeze_node, "unresponsive", thaw_node)
 SWITCHOVER = Fault("planned switchover", switch_over, None)
-FAULTS = (KILL_PRIMARY, KILL_BOTH, HANG, SWITCHOVER)
+CORRUPT_PAGE = Fault("read of a corrupt heap page", corrupt_page, "page_corrupt")
+"""Needs PostgreSQL 17 or newer: an older one cannot be made to read the page again while it runs."""
+FAULTS = (KILL_PRIMARY, KILL_BOTH, HANG, CORRUPT_PAGE, SWITCHOVER)

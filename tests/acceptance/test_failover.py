@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from replication.model import FaultKind
 from tests.acceptance import fhir
 from tests.acceptance.checker import check
 from tests.acceptance.cluster import running
@@ -47,7 +48,7 @@ async def test_bookings_go_on_and_the_old_primary_stands_by_again(tmp_path: Path
             incident = (await cluster.incidents())[-1]
             assert incident["node"] == primary
             assert incident["verdict"]["kind"] == fault.verdict
-            assert incident["verdict"]["cause"] == "process"
+            assert incident["verdict"]["cause"] == FaultKind(fault.verdict).cause.value
             assert incident["closed_at"] is not None
 
 

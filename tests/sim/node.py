@@ -17,6 +17,8 @@ from replication.model import (
     FaultKind,
     Growth,
     NodeReport,
+    Place,
+    PlacesRead,
     PlannedStop,
     Postmaster,
     Probe,
@@ -91,6 +93,7 @@ class ModelNode:
     growth: Growth | None = None
     comparison: WalComparison | None = None
     certificate: Certificate | None = None
+    places_read: PlacesRead | None = None
     promoted_lsn: int | None = None
 
     def refuses(self, action: Action) -> bool:
@@ -184,6 +187,7 @@ class ModelNode:
             "growth": self.growth,
             "comparison": self.comparison,
             "certificate": self.certificate,
+            "places_read": self.places_read,
             "schema_applied": self.schema_applied,
             "slots": tuple(Slot(slot, False, "reserved") for slot in sorted(self.slots)),
         }
@@ -224,7 +228,7 @@ class ModelNode:
         }
 
 
-_FAULT = Fault(FaultKind.PAGE_CORRUPT, 1.0, "", "a page of the model is corrupt")
+_FAULT = Fault(FaultKind.PAGE_CORRUPT, 1.0, "", "a page of the model is corrupt", (), (Place("base/1/1", block=0),))
 
 
 def duration_ms(op: Op) -> int:

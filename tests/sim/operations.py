@@ -16,6 +16,7 @@ from replication.actions import (
     Grow,
     InitDb,
     Promote,
+    ReadPlaces,
     Rebuild,
     SetNames,
     SetStage,
@@ -24,7 +25,7 @@ from replication.actions import (
     Stop,
     Unfence,
 )
-from replication.model import Certificate, Comparison, Growth, PlannedStop, Role, Stage, WalComparison
+from replication.model import Certificate, Comparison, Growth, PlacesRead, PlannedStop, Role, Stage, WalComparison
 from tests.sim.node import ModelNode
 
 if TYPE_CHECKING:
@@ -249,6 +250,14 @@ def _certify(world: World, node: ModelNode, action: Action) -> Outcome:
     return OK
 
 
+def _read_places(world: World, node: ModelNode, action: Action) -> Outcome:
+    assert isinstance(action.op, ReadPlaces)
+    if node.process is None:
+        return WRONG
+    node.places_read = PlacesRead(action.revision, not node.has_fault, "", 1, True)
+    return OK
+
+
 OPERATIONS: dict[type[Any], Callable[[World, ModelNode, Action], Outcome]] = {
     InitDb: _initdb,
     StartPrimary: _start_primary,
@@ -266,4 +275,5 @@ OPERATIONS: dict[type[Any], Callable[[World, ModelNode, Action], Outcome]] = {
     Unfence: _unfence,
     Rebuild: _rebuild,
     Certify: _certify,
+    ReadPlaces: _read_places,
 }

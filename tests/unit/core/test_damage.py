@@ -1,0 +1,132 @@
+"""A primary that is damaged: convicted by what it said itself, replaced once the candidate is known to be clean."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from failover.core.decide import decide
+from failover.core.model import Observation, Policy, SeenServer, State
+from replication.actions import Fence, Promote, ReadPlaces
+from replication.model import ActionResult, Evidence, Fault, FaultKind, Place, PlacesRead, ServerReport
+from tests.sim.world import World
+from tests.unit.core.test_decide import healthy
+
+POLICY = Policy()
+PLACE = Place("base/5/16397", block=3)
+
+
+def fault(kind: FaultKind, *places: Place) -> Fault:
+    seen = Evidence("PostgreSQL's log", "agent a", "", "ERROR")
+    return Fault(kind, 0.95, "", f"PostgreSQL said: {kind.value}", (seen,), places)
+
+
+def seen(world: World, node: str = "a", *faults: Fault, **changes: object) -> Observation:
+    observation = world.observe()
+    report = observation.nodes[node]
+    assert report is not None
+    damaged = msgspec.structs.replace(report, faults=faults, **changes)
+    return msgspec.structs.replace(observation, nodes={**observation.nodes, node: damaged})
+
+
+def with_read(observation: Observation, state: State, *, clean: bool) -> Observation:
+    """The candidate's agent has done what was asked."""
+    pending = state.nodes["b"].pending
+    report = observation.nodes["b"]
+    assert pending is not None
+    assert report is not None
+    found = PlacesRead(pending.revision, clean, "", 9, True)
+    damage = () if clean else (fault(FaultKind.PAGE_CORRUPT, PLACE),)
+    result = msgspec.structs.replace(
+        report,
+        revision=pending.revision,
+        places_read=found,
+        faults=damage,
+        results=(ActionResult(pending.revision, "read_places", True, "read"),),
+    )
+    return msgspec.structs.replace(observation, nodes={**observation.nodes, "b": result})
+
+
+@pytest.mark.parametrize("kind", [FaultKind.PAGE_CORRUPT, FaultKind.INDEX_CORRUPT, FaultKind.STORAGE_ERROR])
+def test_the_damaged_places_are_read_on_the_candidate_then_it_is_promoted(kind: FaultKind) -> None:
+    world = healthy()
+    damaged = seen(world, "a", fault(kind, PLACE))
+    state, decision = decide(world.store, damaged, POLICY)
+    assert decision.kind == "failover.read_places"
+    assert [(action.node, action.op) for action in decision.actions] == [
+        ("b", ReadPlaces((PLACE,), POLICY.places_deadline_ms))
+    ]
+    assert state.incident is not None
+    assert state.incident_verdict is not None
+    assert (state.incident_verdict.kind, state.incident_verdict.cause) == (kind, kind.cause)
+    incident = state.incident
+    state, decision = decide(state, with_read(damaged, state, clean=True), POLICY)
+    assert decision.kind == "failover.begin"
+    assert {action.node: type(action.op) for action in decision.actions} == {"a": Fence, "b": Promote}
+    assert state.incident == incident
+
+
+def test_a_candidate_that_is_damaged_too_is_not_promoted_and_a_person_is_told() -> None:
+    world = healthy()
+    damaged = seen(world, "a", fault(FaultKind.PAGE_CORRUPT, PLACE))
+    state, _ = decide(world.store, damaged, POLICY)
+    state, decision = decide(state, with_read(damaged, state, clean=False), POLICY)
+    assert not any(isinstance(action.op, Promote) for action in decision.actions)
+    assert state.incident is not None
+    assert any(alarm.name == "damaged_a" and "locum failover" in alarm.sentence for alarm in state.alarms)
+
+
+def test_a_reading_that_is_old_does_not_count() -> None:
+    world = healthy()
+    damaged = seen(world, "a", fault(FaultKind.PAGE_CORRUPT, PLACE))
+    state, _ = decide(world.store, damaged, POLICY)
+    state, _ = decide(state, with_read(damaged, state, clean=True), msgspec.structs.replace(POLICY, observe_only=True))
+    later = msgspec.structs.replace(damaged, now_ms=damaged.now_ms + POLICY.places_fresh_ms + 1)
+    _, decision = decide(state, later, POLICY)
+    assert decision.kind == "failover.read_places"
+
+
+def test_damage_without_a_known_place_is_replaced_at_once() -> None:
+    world = healthy()
+    _, decision = decide(world.store, seen(world, "a", fault(FaultKind.STORAGE_ERROR)), POLICY)
+    assert decision.kind == "failover.begin"
+
+
+def from_server(world: World, term: int) -> Observation:
+    report = ServerReport(
+        server="s1", term=term, phase="healthy", primary="a", faults=(fault(FaultKind.PAGE_CORRUPT, PLACE),)
+    )
+    return msgspec.structs.replace(world.observe(), servers=(SeenServer(report, 10),))
+
+
+def test_a_server_that_was_answered_with_damage_convicts_the_primary_of_its_own_term_only() -> None:
+    world = healthy()
+    assert decide(world.store, from_server(world, world.store.term), POLICY)[1].kind == "failover.read_places"
+    assert decide(world.store, from_server(world, world.store.term + 1), POLICY)[1].kind != "failover.read_places"
+
+
+@pytest.mark.parametrize("kind", [FaultKind.STORAGE_FULL, FaultKind.OVERLOAD])
+def test_a_full_disk_and_overload_replace_nobody(kind: FaultKind) -> None:
+    world = healthy()
+    state, decision = decide(world.store, seen(world, "a", fault(kind)), POLICY)
+    assert decision.actions == ()
+    assert state.incident is None
+
+
+def test_a_primary_that_died_of_its_disk_gets_the_disk_as_verdict() -> None:
+    world = healthy()
+    world.nodes["a"].die()
+    state, decision = decide(world.store, seen(world, "a", fault(FaultKind.STORAGE_ERROR)), POLICY)
+    assert decision.kind == "failover.begin"
+    assert state.incident_verdict is not None
+    assert state.incident_verdict.kind is FaultKind.STORAGE_ERROR
+
+
+def test_damage_of_a_standby_takes_away_that_it_may_be_promoted_and_is_kept_when_its_agent_forgets() -> None:
+    world = healthy()
+    state, decision = decide(world.store, seen(world, "b", fault(FaultKind.STORAGE_ERROR)), POLICY)
+    assert decision.kind == "standby.rebuild_needed"
+    assert state.nodes["b"].quarantined
+    world.nodes["a"].die()
+    _, decision = decide(state, world.observe(), POLICY)
+    assert not any(isinstance(action.op, Promote) for action in decision.actions)
