@@ -8,7 +8,7 @@ from urllib.parse import quote
 from compose.layout import HOST, Layout, Ports
 from replication.wire.secrets import read_secret, write_private
 
-NAMES = ("token", "superuser", "replication", "server")
+NAMES = ("token", "superuser", "replication", "server", "seal")
 _BYTES = 32
 
 

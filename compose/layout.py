@@ -36,7 +36,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def secrets(self) -> Path:
-        """One-line files of mode 0600: token, superuser, replication, server."""
+        """One-line files of mode 0600: token, superuser, replication, server, seal."""
         return self.root / "secrets"
 
     @property

@@ -105,6 +105,7 @@ def server_settings(layout: Layout, ports: Ports, options: UpOptions) -> dict[st
         "controller_url": ports.url(ports.controller),
         "token_file": str(layout.token_file),
         "password_file": str(layout.secrets / "server"),
+        "seal_key_file": str(layout.secrets / "seal"),
         "state_dir": str(layout.server),
         "demo_practitioners": options.demo_practitioners,
     }

@@ -41,4 +41,14 @@ class ServersSeen:
 def _matters(report: ServerReport) -> tuple[object, ...]:
     drained = report.writes_in_flight == 0
     failing = report.writes_failing_ms is not None
-    return (report.term, report.phase, report.primary, drained, failing, report.connect_error, report.faults)
+    return (
+        report.term,
+        report.phase,
+        report.primary,
+        drained,
+        failing,
+        report.connect_error,
+        report.faults,
+        report.receipts,
+        report.receipts_problem,
+    )

@@ -429,3 +429,5 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...] = ()
     receipts: ReceiptCheck | None = None
     """The newest check of this server's receipts; None until one ended."""
+    receipts_problem: str | None = None
+    """Why receipts do not reach their disk; None while they do."""

@@ -14,23 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import structlog
 from aiohttp import web
 
 from replication.wire.http import new_session
 from replication.wire.process import listening, until_signal
 from replication.wire.process import run as run_process
 from replication.wire.secrets import read_secret
-from server import context, demo, health, middleware, routes, store
+from server import context, demo, health, middleware, routes, routes_internal, store
 from server.context import Context
 from server.database import Database
-from server.errors import ServerError
+from server.errors import ReceiptsUnreadable, ServerError
 from server.evidence import Evidence
 from server.follow import follow
 from server.idempotency import InFlight
 from server.metrics import Metrics
+from server.receipt_check import ReceiptChecker
+from server.receipts import Receipts
 from server.replay import Replay
 from server.scheduling import Rules
+from server.seal import Seal
 from server.settings import ServerSettings, SettingsError, load
+
+_log = structlog.get_logger()
 
 _DRAIN_MS = 2_000
 _SWEEP_EVERY_S = 30.0
@@ -53,6 +59,7 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
     """A whole server while the block runs. Raises PortOccupied or SecretError before anything else happens."""
     token = await asyncio.to_thread(read_secret, settings.token_file)
     password = await asyncio.to_thread(read_secret, settings.password_file)
+    seal = await asyncio.to_thread(read_secret, settings.seal_key_file)
     metrics, evidence = Metrics(), Evidence(settings.name)
     async with new_session() as session, _task_group() as tasks:
         running: set[asyncio.Task[None]] = set()
@@ -63,21 +70,35 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
             task.add_done_callback(running.discard)
 
         database = Database(settings, password, spawn, evidence)
+        receipts = Receipts(settings.state_dir / "receipts", Seal(seal), evidence.receipts_changed)
+        await _load(receipts)
+        checker = ReceiptChecker(database, receipts, evidence)
         evidence.held = lambda: database.held
         replay = Replay(database, evidence, metrics, settings.lease_ttl_ms)
-        shared = Context(settings, rules or Rules(), database, replay, InFlight(), metrics)
+        shared = Context(settings, rules or Rules(), database, replay, InFlight(), metrics, receipts)
         ready = health.Ready(database, settings)
-        _watch(metrics, database, evidence)
+        _watch(metrics, database, evidence, receipts)
+        app = make_app(shared, ready)
+        routes_internal.add(app, token, database, receipts, checker)
         try:
-            async with listening(
-                make_app(shared, ready), settings.listen_host, settings.listen_port, shutdown_ms=_DRAIN_MS
-            ):
+            async with listening(app, settings.listen_host, settings.listen_port, shutdown_ms=_DRAIN_MS):
                 _start(spawn, session, token, shared, evidence, ready)
+                spawn(checker.run())
                 yield shared
         finally:
             for task in running:
                 task.cancel()
+            receipts.close()
             database.close()
+
+
+async def _load(receipts: Receipts) -> None:
+    try:
+        damage = await asyncio.to_thread(receipts.load)
+    except OSError as error:
+        raise ReceiptsUnreadable(f"the receipts cannot be read: {error}; mend {error.filename}") from error
+    for place in damage:
+        _log.error("server.receipts_damaged", file=place.path, offset=place.offset)
 
 
 @asynccontextmanager
@@ -126,7 +147,19 @@ async def _end_holds(replay: Replay) -> None:
     await replay.write(store.END_HOLDS, (), time.monotonic() + _SWEEP_EVERY_S)
 
 
-def _watch(metrics: Metrics, database: Database, evidence: Evidence) -> None:
+def _watch(metrics: Metrics, database: Database, evidence: Evidence, receipts: Receipts) -> None:
+    metrics.watch("locum_server_receipts", "Receipts that are kept.", lambda: len(receipts.newest()))
+    metrics.watch("locum_server_receipt_batches", "Batches of receipts written and synced.", lambda: receipts.batches)
+    metrics.watch(
+        "locum_server_receipts_failing",
+        "1 while receipts do not reach their disk.",
+        lambda: receipts.problem is not None,
+    )
+    metrics.watch(
+        "locum_server_receipts_lost",
+        "Acknowledged writes that the last check did not find on the primary.",
+        lambda: evidence.receipts.lost if evidence.receipts else 0,
+    )
     metrics.watch("locum_server_held_requests", "Requests that wait for a primary.", lambda: database.held)
     metrics.watch("locum_server_writes_in_flight", "Writes sent and not answered.", lambda: evidence.writes_in_flight)
     metrics.watch(

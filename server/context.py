@@ -13,6 +13,7 @@ from server.database import Database
 from server.errors import Refusal
 from server.idempotency import InFlight
 from server.metrics import Metrics
+from server.receipts import Receipts
 from server.replay import Replay
 from server.scheduling import Rules
 from server.settings import ServerSettings
@@ -27,6 +28,7 @@ class Context(msgspec.Struct, frozen=True):
     replay: Replay
     in_flight: InFlight
     metrics: Metrics
+    receipts: Receipts
 
 
 KEY: web.AppKey[Context] = web.AppKey("context", Context)

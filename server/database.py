@@ -97,6 +97,15 @@ class Database:
         """The primary's pool; None when there was none by `until_s`."""
         return await self._when(lambda: self.primary, until_s)
 
+    async def changed_or_asked(self, asked: asyncio.Event, within_s: float) -> None:
+        """Return when the record or a connection has changed, when `asked` is set, or after so long."""
+        waits = [asyncio.ensure_future(self._changed.wait()), asyncio.ensure_future(asked.wait())]
+        try:
+            await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
     def close(self) -> None:
         """Drop every connection."""
         for pool in (self._pool, *self._standbys.values()):

@@ -73,6 +73,10 @@ class DatabaseConflict(ServerError):
         return self.sqlstate == "40P01"
 
 
+class ReceiptsUnreadable(ServerError):
+    """The receipts of an earlier server are there and cannot be read: starting without them could hide a loss."""
+
+
 class UnexpectedDatabaseError(ServerError):
     """PostgreSQL refused a statement for a reason that this program should have ruled out: a defect of ours.
 

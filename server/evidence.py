@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from replication import model
-from replication.model import Fault, ServerReport
+from replication.model import Fault, ReceiptCheck, ServerReport
 from replication.topology import Phase, Topology
 from replication.wire.errors import WireError
 from replication.wire.http import post_json
@@ -38,6 +38,8 @@ class Evidence(Watcher):
         self.on_connection_change: Callable[[], None] = _nothing
         self.held: Callable[[], int] = _zero
         self.writes_in_flight = 0
+        self.receipts: ReceiptCheck | None = None
+        self.receipts_problem: str | None = None
         self._server = server
         self._witness = WriteWitness()
         self._connect_error: str | None = None
@@ -55,6 +57,16 @@ class Evidence(Watcher):
         self._witness = WriteWitness()
         self._connect_error = None
         self._faults.clear()
+
+    def receipts_checked(self, result: ReceiptCheck) -> None:
+        """A comparison of the receipts with the primary's rows has ended."""
+        self.receipts = result
+        self._news.set()
+
+    def receipts_changed(self, problem: str | None) -> None:
+        """The disk of the receipts fails, or works again."""
+        self.receipts_problem = problem
+        self._news.set()
 
     def notify_if_first_held(self, held: int) -> None:
         """Requests begin to be held: worth a report at once."""
@@ -132,6 +144,8 @@ class Evidence(Watcher):
             writes_failing_ms=self._witness.failing_ms(_now_ms()),
             connect_error=self._connect_error,
             faults=tuple(self._faults.values()),
+            receipts=self.receipts,
+            receipts_problem=self.receipts_problem,
         )
 
     async def run(self, session: aiohttp.ClientSession, controller_url: str, token: str) -> None:

@@ -31,6 +31,8 @@ _RECONNECT_MAX_S = 0.1
 _DAMAGED_FIRST_S = 0.01
 _DAMAGED_MAX_S = 0.25
 _FOLLOW_MAX_S = 0.5
+_CHECK_AGAIN_FIRST_S = 0.05
+_CHECK_AGAIN_MAX_S = 1.0
 
 
 def once_more_after_deadlock() -> AsyncRetrying:
@@ -88,6 +90,16 @@ def reconnecting(
         retry=retry_if_exception(lambda error: isinstance(error, errors) and may_retry()),
         stop=stop_when_event_set(closing),  # type: ignore[arg-type]  # it asks is_set(), which asyncio's event has too
         wait=wait_exponential(multiplier=_RECONNECT_FIRST_S, max=_RECONNECT_MAX_S),
+        reraise=True,
+    )
+
+
+def checking() -> AsyncRetrying:
+    """Compare receipts again when the connection ended: after 50 ms, doubling up to a second, until it is done or not
+    needed any more."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(TryAgain),
+        wait=wait_exponential(multiplier=_CHECK_AGAIN_FIRST_S, max=_CHECK_AGAIN_MAX_S),
         reraise=True,
     )
 

@@ -57,11 +57,13 @@ async def _write(request: web.Request, make: _Make) -> web.StreamResponse:
     sql, args = make(shared, claim, booking, _if_match(request))
     async with shared.in_flight.only(claim.key, claim.digest, until_s):
         try:
-            kept = store.decode_kept(await shared.replay.write(sql, args, until_s))
+            value, noted = await shared.replay.write_noted(sql, args, until_s)
         except DatabaseConflict as error:
             raise refusal_for_conflict(error) from error
         except asyncpg.PostgresError as error:
             raise refusal_for(error) from error
+        kept = store.decode_kept(value)
+        await shared.receipts.keep(kept, noted)
     return bundle_of_one(request, kept.appointment, kept.status)
 
 

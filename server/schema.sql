@@ -113,6 +113,41 @@ RETURNS TABLE (practitioner_id text, location_id text, during tstzrange, status 
       AND (a.status <> 'pending' OR a.hold_expires_at > now());
 $$;
 
+-- What an appointment means, in one number: independent of settings and of how the row lies on its page.
+CREATE OR REPLACE FUNCTION locum_digest(a appointment) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT encode(sha256(convert_to(jsonb_build_array(
+        a.id, a.version, a.status, a.slot_id, a.practitioner_id, a.location_id, a.patient_id,
+        extract(epoch FROM lower(a.during)), extract(epoch FROM upper(a.during)), a.comment,
+        extract(epoch FROM a.hold_expires_at))::text, 'UTF8')), 'hex');
+$$;
+
+-- Receipts [{"id", "version", "digest"}] against the rows: those whose row is missing, older, or altered.
+CREATE OR REPLACE FUNCTION locum_missing(p_receipts jsonb) RETURNS TABLE (id uuid, why text) LANGUAGE sql STABLE AS $$
+    SELECT r.id, CASE WHEN a.id IS NULL THEN 'missing' WHEN a.version < r.version THEN 'older' ELSE 'altered' END
+    FROM jsonb_to_recordset(p_receipts) AS r (id uuid, version integer, digest text)
+    LEFT JOIN appointment a ON a.id = r.id
+    WHERE a.id IS NULL OR a.version < r.version OR (a.version = r.version AND locum_digest(a) <> r.digest);
+$$;
+
+-- How many appointments overlap an earlier one of the same practitioner, room or patient. Read from the table itself: an
+-- index that is damaged is what lets this happen.
+CREATE OR REPLACE FUNCTION locum_double_booked() RETURNS bigint LANGUAGE sql STABLE
+SET enable_indexscan = off SET enable_indexonlyscan = off SET enable_bitmapscan = off AS $$
+    WITH taken AS (
+        SELECT a.id, a.during, whose.who
+        FROM appointment a
+        CROSS JOIN LATERAL (VALUES ('practitioner ' || a.practitioner_id), ('location ' || a.location_id),
+                                   ('patient ' || a.patient_id)) AS whose (who)
+        WHERE whose.who IS NOT NULL AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')
+    ), ordered AS (
+        SELECT id, lower(during) AS starts_at,
+               max(upper(during)) OVER (PARTITION BY who ORDER BY lower(during), id
+                                        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS busy_until
+        FROM taken
+    )
+    SELECT count(DISTINCT id) FROM ordered WHERE starts_at < busy_until;
+$$;
+
 -- The stored answer of this key, or null when this transaction is the one that claims it. A second transaction with the
 -- same key waits here for the first one, also while that waits for the standby. The stored row is touched: an answer
 -- given again must itself have committed, or it could acknowledge what the standby does not have.
@@ -133,8 +168,8 @@ CREATE OR REPLACE FUNCTION locum_keep(p_key text, p_id uuid, p_http_status integ
 DECLARE
     made jsonb;
 BEGIN
-    SELECT jsonb_build_object('status', p_http_status, 'appointment', to_jsonb(f)) INTO STRICT made
-    FROM appointment_full f WHERE f.id = p_id;
+    SELECT jsonb_build_object('status', p_http_status, 'appointment', to_jsonb(f), 'digest', locum_digest(a)) INTO STRICT made
+    FROM appointment_full f JOIN appointment a ON a.id = f.id WHERE f.id = p_id;
     UPDATE idempotency SET answer = made WHERE key = p_key;
     RETURN made;
 END $$;

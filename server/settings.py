@@ -21,6 +21,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     controller_url: str
     token_file: Path
     password_file: Path
+    seal_key_file: Path
     state_dir: Path
     name: str = "server"
     listen_host: str = "127.0.0.1"

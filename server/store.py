@@ -91,6 +91,10 @@ WHERE l.site_id = $1 ON CONFLICT DO NOTHING
 """
 
 
+MISSING = "SELECT id, why FROM locum_missing($1::jsonb)"
+DOUBLE_BOOKED = "SELECT locum_double_booked() AS found"
+
+
 class AppointmentRow(msgspec.Struct, frozen=True):
     """A row of the view appointment_full, also as it was when it was answered."""
 
@@ -132,10 +136,11 @@ class SlotRow(msgspec.Struct, frozen=True):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """The answer of a write, first or given again: HTTP status and the appointment as it was then."""
+    """The answer of a write, first or given again: HTTP status, the appointment as it was then, and its digest."""
 
     status: int
     appointment: AppointmentRow
+    digest: str
 
 
 def decode_kept(value: str) -> Kept:

@@ -40,19 +40,25 @@ async def read_json(request: web.Request, type_: type[T]) -> T:
         raise BadBody(f"the body is not what {request.method} {request.path} takes: {error}") from error
 
 
+def has_token(request: web.Request, token: str) -> bool:
+    """It carries `Authorization: Bearer <token>`; compared in constant time."""
+    given = request.headers.get("Authorization", "").encode()
+    return hmac.compare_digest(given, f"Bearer {token}".encode())
+
+
+def no_token() -> web.Response:
+    """The answer to who has no token."""
+    sentence = "this needs the header Authorization: Bearer TOKEN, with the token of the token file"
+    return json_response({"error": "unauthorized", "sentence": sentence}, 401, {"WWW-Authenticate": "Bearer"})
+
+
 def token_guard(token: str) -> Middleware:
     """Let nothing but reads under /v1/ and /internal/ pass without `Authorization: Bearer <token>` (RFC 6750)."""
-    expected = f"Bearer {token}".encode()
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method not in _READS and request.path.startswith(_GUARDED):
-            given = request.headers.get("Authorization", "").encode()
-            if not hmac.compare_digest(given, expected):
-                sentence = "this action needs the header Authorization: Bearer TOKEN, with the token of the token file"
-                return json_response(
-                    {"error": "unauthorized", "sentence": sentence}, 401, {"WWW-Authenticate": "Bearer"}
-                )
+        if request.method not in _READS and request.path.startswith(_GUARDED) and not has_token(request, token):
+            return no_token()
         return await handler(request)
 
     return guard

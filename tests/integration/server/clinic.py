@@ -300,12 +300,14 @@ async def clinic(
     node = Node("a", data)
     write_private(root / "token", TOKEN)
     write_private(root / "password", PASSWORD)
+    write_private(root / "seal", TOKEN)
     async with new_session() as session:
         it = Clinic(root, node, session)
         settings = ServerSettings(
             controller_url=f"http://{HOST}:{it.controller_port}",
             token_file=root / "token",
             password_file=root / "password",
+            seal_key_file=root / "seal",
             state_dir=root,
             listen_port=it.port,
             **{"demo_practitioners": practitioners, **more},

@@ -1,0 +1,120 @@
+"""At every new term, and when asked: is everything that was acknowledged on the new primary? Compared by content, in SQL."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import structlog
+
+from replication.model import Receipt, ReceiptCheck, parse_lsn
+from server import store
+from server.database import Database
+from server.errors import NoConnection, UnexpectedDatabaseError
+from server.evidence import Evidence
+from server.link import FLUSHED
+from server.pool import Pool
+from server.receipts import Noted, Receipts
+from server.retries import checking
+
+_log = structlog.get_logger()
+
+_BATCH = 500
+_BATCH_DEADLINE_S = 10.0
+_SETTLE_S = 0.5
+_LOOK_EVERY_S = 1.0
+_MISSING_SHOWN_MAX = 20
+
+
+class ReceiptChecker:
+    """`run` for ever; `ask` has the check done again."""
+
+    def __init__(self, database: Database, receipts: Receipts, evidence: Evidence) -> None:
+        self._database = database
+        self._receipts = receipts
+        self._evidence = evidence
+        self._checked_term: int | None = None
+        self._asked = asyncio.Event()
+        self._done = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Check once in every term; forget what is certified. Ends only when cancelled."""
+        while True:
+            pool = self._database.primary
+            if pool is not None and (pool.endpoint.term != self._checked_term or self._asked.is_set()):
+                await self._settled(pool)
+                self._asked.clear()
+                await checking()(self._check_while_primary, pool)
+            await self._forget()
+            await self._database.changed_or_asked(self._asked, _LOOK_EVERY_S)
+
+    async def ask(self, until_s: float) -> ReceiptCheck:
+        """The result of the next check that ends. Raises NoConnection when none ended by `until_s`."""
+        self._asked.set()
+        try:
+            async with asyncio.timeout(max(0.0, until_s - time.monotonic())), self._done:
+                await self._done.wait()
+        except TimeoutError:
+            raise NoConnection("the receipts could not be compared in time") from None
+        found = self._evidence.receipts
+        if found is None:
+            raise NoConnection("the receipts could not be compared")
+        return found
+
+    async def _settled(self, pool: Pool) -> None:
+        """Whoever waited for the new primary comes first."""
+        until_s = time.monotonic() + _SETTLE_S
+        while (self._database.held or pool.proved_s is None) and time.monotonic() < until_s:
+            await self._database.changed_or_asked(asyncio.Event(), 0.05)
+
+    async def _check_while_primary(self, pool: Pool) -> None:
+        if pool.is_closed:
+            return  # the next term is checked instead
+        try:
+            result = await self._check(pool)
+        except UnexpectedDatabaseError as error:
+            _log.error("server.receipts_unchecked", sentence=str(error))
+            return
+        self._checked_term = result.term
+        self._evidence.receipts_checked(result)
+        log = _log.info if result.lost == 0 and result.double_booked == 0 else _log.error
+        log("server.receipts_checked", **msgspec.structs.asdict(result))
+        async with self._done:
+            self._done.notify_all()
+
+    async def _check(self, pool: Pool) -> ReceiptCheck:
+        receipts = self._receipts.newest()
+        missing: list[str] = []
+        for start in range(0, len(receipts), _BATCH):
+            missing += await self._check_batch(pool, receipts[start : start + _BATCH])
+        async with pool.link(_BATCH_DEADLINE_S) as link:
+            rows = await link.fetch(store.DOUBLE_BOOKED, deadline_s=_BATCH_DEADLINE_S)
+        return ReceiptCheck(
+            term=pool.endpoint.term,
+            acknowledged=len(receipts),
+            present=len(receipts) - len(missing),
+            lost=len(missing),
+            double_booked=int(rows[0]["found"]),
+            missing=tuple(missing[:_MISSING_SHOWN_MAX]),
+        )
+
+    async def _check_batch(self, pool: Pool, batch: list[Receipt]) -> list[str]:
+        asked = msgspec.json.encode(
+            [{"id": item.id, "version": item.version, "digest": item.digest} for item in batch]
+        ).decode()
+        async with pool.link(_BATCH_DEADLINE_S) as link:
+            rows = await link.fetch(store.MISSING, asked, deadline_s=_BATCH_DEADLINE_S)
+            (where,) = await link.fetch(FLUSHED, deadline_s=_BATCH_DEADLINE_S)
+        missing = [str(row["id"]) for row in rows]
+        noted = Noted(where["timeline"], where["flush_lsn"])
+        self._receipts.restamp([item for item in batch if item.id not in missing], noted)
+        return missing
+
+    async def _forget(self) -> None:
+        record = self._database.topology
+        if record is None or record.term != self._checked_term:
+            return
+        for standby in record.standbys:
+            if standby.eligible and standby.timeline is not None and standby.certified_lsn is not None:
+                await self._receipts.forget_certified(standby.timeline, parse_lsn(standby.certified_lsn))

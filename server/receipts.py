@@ -1,0 +1,174 @@
+"""Receipts: what was acknowledged, on a disk of its own, before the answer goes out (DESIGN section 4, receipts).
+
+One thread writes; everybody who waits for it shares an fsync. Where the disk of the receipts fails, bookings go on: they
+are committed on two nodes, and the receipt is kept in memory and written again, while an alarm says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from replication.model import Receipt
+from server.receipt_file import Damage, ReceiptFiles, Stored
+from server.seal import Seal
+from server.store import Kept
+
+_log = structlog.get_logger()
+
+DEADLINE_S = 2.0
+"""A receipt that is not on its disk by then does not hold the answer up any longer."""
+_BATCH_MAX = 512
+_TRY_AGAIN_S = 1.0
+
+
+class Noted(msgspec.Struct, frozen=True):
+    """Where the primary's WAL was flushed to, read after a commit came back."""
+
+    timeline: int
+    flush_lsn: int
+
+
+class Receipts:
+    """Kept in memory too: the newest of each id, and in which file it lies. Touched on the event loop only; the thread
+    gets what it writes through a queue. `changed(sentence)`: told when the disk fails (a sentence) or works (None)."""
+
+    def __init__(self, directory: Path, seal: Seal, changed: Callable[[str | None], None]) -> None:
+        self.problem: str | None = None
+        self.batches = 0
+        self._files = ReceiptFiles(directory)
+        self._seal = seal
+        self._changed = changed
+        self._newest: dict[str, Receipt] = {}
+        self._in_file: dict[int, dict[str, int]] = {}
+        """For each file the newest version of each id in it."""
+        self._queue: queue.SimpleQueue[tuple[Stored, asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._write_all, name="receipts", daemon=True)
+
+    def load(self) -> list[Damage]:
+        """Read what an earlier server kept, and begin to write. Blocks. Raises OSError."""
+        found, damage = self._files.read()
+        for number, stored in found.items():
+            for item in stored:
+                self._note(number, item.receipt)
+        self._thread.start()
+        return damage
+
+    def close(self) -> None:
+        """Write what waits, and end the thread."""
+        self._queue.put(None)
+
+    async def keep(self, kept: Kept, noted: Noted) -> None:
+        """Return when the receipt of this answer is on its disk, or when its disk fails or is too slow."""
+        row = kept.appointment
+        receipt = Receipt(str(row.id), row.version, noted.timeline, noted.flush_lsn, kept.digest)
+        stored = Stored(receipt, self._seal.close(msgspec.json.encode(row), receipt.id))
+        written: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put((stored, written))
+        done, _ = await asyncio.wait({written}, timeout=DEADLINE_S)
+        if not done:
+            self._fails(f"the disk of the receipts did not answer within {DEADLINE_S:g} s")
+
+    def newest(self) -> list[Receipt]:
+        """The newest receipt of each id."""
+        return list(self._newest.values())
+
+    def restamp(self, checked: Iterable[Receipt], noted: Noted) -> None:
+        """These rows were found on the primary: all of them lie below what it had flushed afterwards."""
+        for receipt in checked:
+            if self._newest.get(receipt.id) == receipt:
+                self._newest[receipt.id] = msgspec.structs.replace(
+                    receipt, timeline=noted.timeline, flush_lsn=noted.flush_lsn
+                )
+
+    async def forget_certified(self, timeline: int, lsn: int) -> None:
+        """Remove files in which everything is older than what the standby is certified to hold."""
+        for number, members in list(self._in_file.items())[:-1]:
+            if not all(self._is_certified(name, version, timeline, lsn) for name, version in members.items()):
+                continue
+            await asyncio.to_thread(self._files.remove, number)
+            del self._in_file[number]
+            for name, version in members.items():
+                if name in self._newest and self._newest[name].version <= version:
+                    del self._newest[name]
+            _log.info("server.receipts_certified", file=number, receipts=len(members))
+
+    def _is_certified(self, name: str, version: int, timeline: int, lsn: int) -> bool:
+        """Nothing is lost with this record: a newer one is kept elsewhere, or the standby is certified to hold it."""
+        newest = self._newest.get(name)
+        if newest is None or newest.version > version:
+            return True
+        return newest.timeline == timeline and newest.flush_lsn <= lsn
+
+    def _note(self, number: int, receipt: Receipt) -> None:
+        known = self._newest.get(receipt.id)
+        if known is None or receipt.version >= known.version:
+            self._newest[receipt.id] = receipt
+        members = self._in_file.setdefault(number, {})
+        members[receipt.id] = max(receipt.version, members.get(receipt.id, 0))
+
+    def _fails(self, problem: str) -> None:
+        if self.problem is None:
+            _log.error("server.receipts_failing", problem=problem)
+            self.problem = problem
+            self._changed(problem)
+
+    def _wrote(self, number: int, batch: list[tuple[Stored, asyncio.Future[None]]]) -> None:
+        self.batches += 1
+        for stored, written in batch:
+            self._note(number, stored.receipt)
+            if not written.done():
+                written.set_result(None)
+        if self.problem is not None:
+            _log.info("server.receipts_work_again")
+            self.problem = None
+            self._changed(None)
+
+    def _let_go(self, problem: str, batch: list[tuple[Stored, asyncio.Future[None]]]) -> None:
+        self._fails(problem)
+        for _stored, written in batch:
+            if not written.done():
+                written.set_result(None)
+
+    # --- in the thread ---
+
+    def _write_all(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch = [first]
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < _BATCH_MAX:
+                    item = self._queue.get_nowait()
+                    if item is None:
+                        self._queue.put(None)
+                        break
+                    batch.append(item)
+            self._write(batch)
+        self._files.close()
+
+    def _write(self, batch: list[tuple[Stored, asyncio.Future[None]]]) -> None:
+        while True:
+            try:
+                number = self._files.append(stored for stored, _ in batch)
+            except OSError as error:
+                if not self._tell(self._let_go, f"{error.strerror or error}", batch):
+                    return
+                time.sleep(_TRY_AGAIN_S)  # in a thread of its own, which has nothing else to do
+                continue
+            self._tell(self._wrote, number, batch)
+            return
+
+    def _tell(self, call: Callable[..., None], *args: object) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:  # the loop has ended: nobody waits any more
+            return False
+        return True
