@@ -1,4 +1,4 @@
-"""`locum incident list|show`: what happened, as the controller recorded it."""
+"""`locum incident list|show|close`: what happened, as the controller recorded it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from compose import flags
 from compose.errors import ComposeError
 from compose.incident_view import markdown, table
+from compose.operate import Request, carry_out
 from compose.options import read_config
 from compose.progress import console
 from compose.target import Target, find_target
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Incidents, as they were recorded while they happened.", no_args_is_help=True)
     group.command("list")(list_incidents)
     group.command("show")(show_incident)
+    group.command("close")(close_incident)
     app.add_typer(group, name="incident")
 
 
@@ -68,6 +70,23 @@ def show_incident(
         return
 
     print(markdown(msgspec.json.decode(body, type=dict[str, Any])))
+
+
+def close_incident(
+    incident_id: Annotated[str, typer.Argument(metavar="ID")],
+    note: Annotated[str, typer.Option("--note", help="Why it may be closed; it goes into the record.")],
+    controller: flags.Controller = None,
+    token_file: flags.TokenFile = None,
+    data: flags.Data = None,
+    config: flags.Config = None,
+) -> None:
+    """Close an open incident by hand, such as one whose receipts showed a loss that was looked into."""
+    target = find_target(read_config(config), controller=controller, token_file=token_file, data=data)
+    request = Request(f"/v1/incidents/{incident_id}/close", "", extra={"note": note})
+    outcome = asyncio.run(carry_out(target, request, None))
+    if not outcome.ok:
+        raise ComposeError(outcome.sentence)
+    console().print(outcome.sentence)
 
 
 async def _get(target: Target, path: str) -> bytes:

@@ -45,12 +45,29 @@ def markdown(incident: dict[str, Any]) -> str:
         for item in verdict.get("evidence") or []
     ]
     lines += [f"- not {item.get('cause')}: {item.get('by')}" for item in verdict.get("ruled_out") or []]
-    lines += ["", "## Timeline", ""]
+    lines += ["", "## Receipts", "", _receipts(incident), "", "## Timeline", ""]
     lines += [
         f"- {event.get('at')} `{event.get('event')}` {event.get('sentence', '')}".rstrip()
         for event in incident.get("timeline") or []
     ]
+    lines += ["", "## Actions", ""]
+    lines += [
+        f"- {action.get('at')} {action.get('op')} on {action.get('node')} (revision {action.get('revision')})"
+        for action in incident.get("actions") or []
+    ]
     return "\n".join(lines)
+
+
+def _receipts(incident: dict[str, Any]) -> str:
+    found = incident.get("receipts")
+    if not found:
+        return "Not compared yet: the incident stays open until they are."
+    told = ", ".join(
+        f"{found.get(field)} {field.replace('_', '-')}"
+        for field in ("acknowledged", "present", "restored", "lost", "double_booked")
+    )
+    missing = "".join(f"\n- missing, older or altered: Appointment/{name}" for name in found.get("missing") or [])
+    return told + missing
 
 
 def _outage(incident: dict[str, Any]) -> str:

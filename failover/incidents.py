@@ -13,12 +13,19 @@ import msgspec
 
 from failover.core.model import Decision, IncidentEvent, Observation, State, Verdict
 from replication.actions import op_name
+from replication.model import ReceiptCheck
 
 OUTAGE_BEGAN = "outage.began"
 OUTAGE_ENDED = "outage.ended"
 _ACTION = "action."
 _FRESH_SERVER_MS = 3_000
-_TOLD_BY_THE_CORE = ("failover.begin", "failover.promoted", "incident.closed", "command.close_incident")
+_TOLD_BY_THE_CORE = (
+    "failover.begin",
+    "failover.promoted",
+    "incident.closed",
+    "command.close_incident",
+    "incident.receipts",
+)
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,7 +47,7 @@ class TakenAction(msgspec.Struct, frozen=True):
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of DESIGN section 7. `receipts` comes with receipts."""
+    """The record of DESIGN section 7. `receipts`: the newest comparison; None until every server has made one."""
 
     id: str
     opened_at: str
@@ -49,7 +56,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict | None
     timeline: tuple[Line, ...]
     outage_ms: int | None
-    receipts: None = None
+    receipts: ReceiptCheck | None = None
     actions: tuple[TakenAction, ...] = ()
 
 
@@ -59,7 +66,7 @@ def lines_of(before: State, after: State, decision: Decision, observation: Obser
     if incident is None:
         return decision.incident_events
     lines = list(decision.incident_events)
-    if any(line.event == "opened" for line in lines):
+    if _begins_outage(before, after):
         lines.append(_outage_began(incident, observation))
     if (decision.actions or decision.replies) and decision.kind not in _TOLD_BY_THE_CORE:
         lines.append(_line(incident, observation, decision.kind, decision.sentence))
@@ -68,6 +75,13 @@ def lines_of(before: State, after: State, decision: Decision, observation: Obser
         told = _line(incident, observation, _ACTION + op, f"{op} on {action.node}, revision {action.revision}")
         lines.append(msgspec.structs.replace(told, node=action.node, revision=action.revision))
     return tuple(lines)
+
+
+def _begins_outage(before: State, after: State) -> bool:
+    """From here on nobody serves until the candidate does."""
+    was = before.transition is not None and before.transition.step == "promoting"
+    now = after.transition
+    return not was and now is not None and now.step == "promoting" and now.incident is not None
 
 
 def outage_ended(incident: str, now_ms: int, at: str, primary: str) -> IncidentEvent:
@@ -79,7 +93,7 @@ def outage_ended(incident: str, now_ms: int, at: str, primary: str) -> IncidentE
 def has_open_outage(lines: Iterable[IncidentEvent]) -> bool:
     """An outage began and its end was not written, as after the death of a controller."""
     events = [line.event for line in lines]
-    return OUTAGE_BEGAN in events and OUTAGE_ENDED not in events
+    return events.count(OUTAGE_BEGAN) > events.count(OUTAGE_ENDED)
 
 
 def build(lines: Iterable[IncidentEvent]) -> list[Incident]:
@@ -93,7 +107,7 @@ def build(lines: Iterable[IncidentEvent]) -> list[Incident]:
 def _record(incident: str, lines: list[IncidentEvent]) -> Incident:
     first = {line.event: line for line in reversed(lines)}
     verdict = next((line.verdict for line in lines if line.verdict is not None), None)
-    began, ended, closed = first.get(OUTAGE_BEGAN), first.get(OUTAGE_ENDED), first.get("closed")
+    closed = first.get("closed")
     return Incident(
         id=incident,
         opened_at=lines[0].at,
@@ -103,13 +117,25 @@ def _record(incident: str, lines: list[IncidentEvent]) -> Incident:
         timeline=tuple(
             Line(line.at, line.event, line.sentence, line.node) for line in lines if not line.event.startswith(_ACTION)
         ),
-        outage_ms=max(0, ended.now_ms - began.now_ms) if began is not None and ended is not None else None,
+        outage_ms=_outage_ms(lines),
+        receipts=next((line.receipts for line in reversed(lines) if line.receipts is not None), None),
         actions=tuple(
             TakenAction(line.at, line.node or "", line.event.removeprefix(_ACTION), line.revision or 0)
             for line in lines
             if line.event.startswith(_ACTION)
         ),
     )
+
+
+def _outage_ms(lines: list[IncidentEvent]) -> int | None:
+    """All outages of this incident together; None while none has ended."""
+    total, began = None, None
+    for line in lines:
+        if line.event == OUTAGE_BEGAN:
+            began = line.now_ms if began is None else began
+        elif line.event == OUTAGE_ENDED and began is not None:
+            total, began = (total or 0) + max(0, line.now_ms - began), None
+    return total
 
 
 def _outage_began(incident: str, observation: Observation) -> IncidentEvent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from failover.core.candidate import UNFIT_FAULTS, carries_integrity_fault, is_eligible, is_foreign
 from failover.core.context import with_alarm
 from failover.core.model import Observation, State
+from failover.core.receipts import FRESH_SERVER_MS, checked_receipts, is_whole, sentence_of
 
 
 def note_alarms(state: State, observation: Observation) -> State:
@@ -20,6 +21,8 @@ def _standing(state: State, observation: Observation) -> dict[str, str | None]:
         "no_standby": _no_standby(state, standbys),
         "rebuild_blocked": _rebuild_blocked(state, observation, standbys),
     }
+    found["receipts_lost"] = _receipts_lost(state, observation)
+    found["receipts_failing"] = _receipts_failing(observation)
     for name in sorted(state.nodes):
         found[f"damaged_{name}"] = _damaged(state, name)
     for name in standbys:
@@ -35,6 +38,27 @@ def _no_standby(state: State, standbys: list[str]) -> str | None:
         return None
     reasons = ", ".join(f"{name}: {state.nodes[name].eligible_reason}" for name in standbys)
     return f"nothing may be promoted if {state.primary} fails ({reasons})"
+
+
+def _receipts_lost(state: State, observation: Observation) -> str | None:
+    """Somebody was told of a booking that is not there any more."""
+    check = checked_receipts(state, observation) or state.incident_receipts
+    if check is None or is_whole(check):
+        return None
+    listed = f" ({', '.join(check.missing)})" if check.missing else ""
+    close = f", then locum incident close {state.incident} --note ..." if state.incident is not None else ""
+    return f"{sentence_of(check)} The appointments{listed} must be looked at; next: call those patients{close}"
+
+
+def _receipts_failing(observation: Observation) -> str | None:
+    problems = [
+        f"server {seen.report.server}: {seen.report.receipts_problem}"
+        for seen in observation.servers
+        if seen.age_ms <= FRESH_SERVER_MS and seen.report.receipts_problem is not None
+    ]
+    if not problems:
+        return None
+    return f"receipts do not reach their disk ({'; '.join(problems)}); bookings go on; next: mend that disk"
 
 
 def _damaged(state: State, name: str) -> str | None:

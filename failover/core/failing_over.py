@@ -7,7 +7,7 @@ import msgspec
 from failover.core.candidate import Candidacy, candidacy, has_own_data, must_reach, wal_end
 from failover.core.context import STOPPED, Context, Plan, slot_name, standby_name, with_alarm, with_node
 from failover.core.diagnose import diagnose_primary
-from failover.core.incident import open_incident
+from failover.core.incident import may_close, open_incident
 from failover.core.model import IncidentEvent, State, TermRecord, Transition, TransitionKind, Verdict
 from failover.core.node_faults import damaged_places
 from replication.actions import Fence, Op, Promote, ReadPlaces, StartStandby
@@ -258,12 +258,12 @@ def is_quarantine_due(verdict: Verdict | None) -> bool:
 
 
 def close_incident(context: Context) -> Plan | None:
-    """An incident ends when the primary is open and a standby is promotable again."""
+    """An incident ends when the primary is open, a standby is promotable again, and no acknowledged write is missing."""
     incident = context.state.incident
     if incident is None or context.state.transition is not None:
         return None
     candidate = promotable_standby(context)
-    if not context.is_open_primary() or candidate is None:
+    if not context.is_open_primary() or candidate is None or not may_close(context):
         return None
     sentence = f"{context.state.primary} serves, {candidate} stands by and may be promoted."
     state = msgspec.structs.replace(context.state, incident=None, incident_verdict=None)

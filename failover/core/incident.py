@@ -8,6 +8,7 @@ from failover.core.context import Context, Plan
 from failover.core.diagnose import diagnose_primary
 from failover.core.model import IncidentEvent, State, Verdict
 from failover.core.node_faults import convicting_faults
+from failover.core.receipts import checked_receipts, is_whole, sentence_of
 
 
 def open_incident(context: Context, state: State, verdict: Verdict) -> tuple[State, str, tuple[IncidentEvent, ...]]:
@@ -16,13 +17,32 @@ def open_incident(context: Context, state: State, verdict: Verdict) -> tuple[Sta
     known = context.state.incident
     if known is None:
         incident = f"i{context.state.revision + 1}"
-        state = msgspec.structs.replace(state, incident=incident, incident_verdict=verdict)
+        state = msgspec.structs.replace(state, incident=incident, incident_verdict=verdict, incident_receipts=None)
         return state, incident, (context.event(incident, "opened", verdict.sentence, verdict),)
     before = context.state.incident_verdict
     if before is not None and (before.kind, before.node) == (verdict.kind, verdict.node):
         return state, known, ()
     state = msgspec.structs.replace(state, incident_verdict=verdict)
     return state, known, (context.event(known, "verdict.changed", verdict.sentence, verdict),)
+
+
+def note_receipts(context: Context) -> Plan | None:
+    """What the servers found goes into the record of the incident that is open."""
+    state = context.state
+    if state.incident is None or state.transition is not None or not context.is_open_primary():
+        return None
+    check = checked_receipts(state, context.observation)
+    if check is None or check == state.incident_receipts:
+        return None
+    sentence = sentence_of(check)
+    event = msgspec.structs.replace(context.event(state.incident, "receipts.checked", sentence), receipts=check)
+    return Plan("incident.receipts", sentence, msgspec.structs.replace(state, incident_receipts=check), events=(event,))
+
+
+def may_close(context: Context) -> bool:
+    """The receipts were compared in this term, and nothing is missing."""
+    check = context.state.incident_receipts
+    return check is not None and check.term == context.state.term and is_whole(check)
 
 
 def note_damage(context: Context) -> Plan | None:

@@ -11,7 +11,17 @@ from enum import StrEnum
 import msgspec
 
 from replication.actions import Action, Op
-from replication.model import Cause, Certificate, Evidence, Fault, FaultKind, NodeReport, Place, ServerReport
+from replication.model import (
+    Cause,
+    Certificate,
+    Evidence,
+    Fault,
+    FaultKind,
+    NodeReport,
+    Place,
+    ReceiptCheck,
+    ServerReport,
+)
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,6 +154,8 @@ class IncidentEvent(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     revision: int | None = None
     """Of the action that this line tells of (`action.promote`)."""
+    receipts: ReceiptCheck | None = None
+    """What the servers found, in the line `receipts.checked`."""
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -269,6 +281,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     pause_reason: str = ""
     incident: str | None = None
     incident_verdict: Verdict | None = None
+    incident_receipts: ReceiptCheck | None = None
+    """What the servers found when they compared their receipts while the incident was open, all of them together."""
     alarms: tuple[Alarm, ...] = ()
 
 

@@ -131,6 +131,14 @@ class Cluster:
                 whole.append(msgspec.json.decode(await answer.read()))
         return whole
 
+    async def closed_incident(self, deadline_s: float = 30.0) -> dict[str, Any]:
+        """The newest incident, once it is closed."""
+        until = time.monotonic() + deadline_s
+        while not (found := await self.incidents()) or found[-1]["closed_at"] is None:
+            assert time.monotonic() < until, f"not closed: {found[-1:]}"
+            await asyncio.sleep(0.05)
+        return found[-1]
+
     @asynccontextmanager
     async def sql(self, node: str) -> AsyncIterator[asyncpg.Connection]:
         """A superuser's connection to the booking database of one node."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replication.model import ServerReport, Stage
+from replication.model import ReceiptCheck, ServerReport, Stage
 from replication.topology import Phase, Topology
 
 if TYPE_CHECKING:
@@ -80,4 +80,5 @@ class ModelServer:
             phase=self._phase.value,
             primary=self.primary,
             writes_failing_ms=None if since_ms is None else now_ms - since_ms,
+            receipts=ReceiptCheck(self._term, 0, 0),
         )

@@ -14,6 +14,8 @@ from typing import Any
 from failover.client import ControllerClient
 from failover.controller import running_controller
 from failover.settings import ControllerSettings, NodeAddress
+from replication.model import ReceiptCheck, ServerReport
+from replication.wire.http import post_json
 from tests.nodes import HOST, NodeUnderTest, Pair, two_nodes
 from tests.ports import free_port
 
@@ -54,6 +56,24 @@ def kill_postgres(node: NodeUnderTest, incarnation: str) -> None:
     os.kill(int(incarnation.split(":", maxsplit=1)[0]), signal.SIGKILL)
 
 
+async def compared(pair: Pair, settings: ControllerSettings, *, term: int, lost: int) -> None:
+    """What a server says of its receipts."""
+    check = ReceiptCheck(term, 9, 9 - lost, lost=lost, missing=("x",) * lost)
+    report = ServerReport(server="s1", term=term, phase="healthy", primary="b", receipts=check)
+    url = f"http://{HOST}:{settings.listen_port}/v1/evidence"
+    status, _ = await post_json(pair.a.session, url, report, token=pair.a.token, deadline_ms=5_000)
+    assert status == 202
+
+
+async def wait_incident(client: ControllerClient, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Until the newest incident fits."""
+    end = time.monotonic() + 10
+    while not done(incident := (await client.incidents())[-1]):
+        assert time.monotonic() < end, incident
+        await asyncio.sleep(0.02)
+    return incident
+
+
 def is_healthy(cluster: dict[str, Any]) -> bool:
     return bool(cluster["phase"] == "healthy")
 
@@ -74,7 +94,14 @@ async def test_from_nothing_through_a_failover_and_a_switchover(tmp_path: Path) 
             assert (cluster["primary"], cluster["term"], cluster["confirming"]) == ("b", 2, ["a_g1"])
             [incident] = await client.incidents()
             assert (incident["node"], incident["verdict"]["kind"]) == ("a", "process_dead")
-            assert incident["closed_at"] is not None
+            assert incident["closed_at"] is None, "no server has compared its receipts"
+            await compared(pair, settings, term=2, lost=1)
+            await wait_incident(client, lambda incident: bool(incident["receipts"]))
+            assert (await client.incidents())[0]["closed_at"] is None, "a lost write keeps it open"
+            assert any(alarm["name"] == "receipts_lost" for alarm in (await client.cluster())["alarms"])
+            await compared(pair, settings, term=2, lost=0)
+            incident = await wait_incident(client, lambda incident: incident["closed_at"] is not None)
+            assert (incident["receipts"]["acknowledged"], incident["receipts"]["lost"]) == (9, 0)
             assert incident["outage_ms"] is not None
             ops = [action["op"] for action in incident["actions"]]
             assert ops[:2] == ["fence", "promote"]

@@ -5,11 +5,29 @@ from __future__ import annotations
 import msgspec
 
 from failover import incidents
-from failover.core.model import Decision, IncidentEvent, Observation, SeenServer, State, Verdict
+from failover.core.model import (
+    Decision,
+    IncidentEvent,
+    Observation,
+    SeenServer,
+    State,
+    Transition,
+    TransitionKind,
+    Verdict,
+)
 from replication.actions import Action, Fence, Promote
-from replication.model import Cause, FaultKind, ServerReport
+from replication.model import Cause, FaultKind, ReceiptCheck, ServerReport
 
 VERDICT = Verdict(Cause.PROCESS, FaultKind.PROCESS_DEAD, "a", 1.0, "PostgreSQL of node a is dead.")
+PROMOTING = Transition(
+    kind=TransitionKind.FAILOVER,
+    step="promoting",
+    candidate="b",
+    former="a",
+    began_ms=5_000,
+    step_began_ms=5_000,
+    incident="i7",
+)
 OPENED = IncidentEvent(
     incident="i7", at="T1", now_ms=5_000, event="opened", sentence=VERDICT.sentence, node="a", verdict=VERDICT
 )
@@ -23,7 +41,8 @@ def observation(now_ms: int = 5_000, failing_ms: int | None = None, age_ms: int 
 def begin(failing_ms: int | None = None) -> tuple[IncidentEvent, ...]:
     actions = (Action("a", 2, 7, "x", 0, Fence()), Action("b", 2, 7, "y", 0, Promote()))
     decision = Decision(kind="failover.begin", sentence="Promoting b.", actions=actions, incident_events=(OPENED,))
-    return incidents.lines_of(State(), State(incident="i7"), decision, observation(failing_ms=failing_ms))
+    after = State(incident="i7", transition=PROMOTING)
+    return incidents.lines_of(State(), after, decision, observation(failing_ms=failing_ms))
 
 
 def test_nothing_is_added_while_no_incident_is_open() -> None:
@@ -64,6 +83,23 @@ def test_an_outage_without_an_end_is_not_a_number() -> None:
     [record] = incidents.build(lines)
     assert record.outage_ms is None
     assert not incidents.has_open_outage((*lines, incidents.outage_ended("i7", 5_100, "T", "b")))
+
+
+def test_a_second_outage_in_the_same_incident_is_added() -> None:
+    lines = [*begin(), incidents.outage_ended("i7", 5_100, "T", "b")]
+    again = [msgspec.structs.replace(line, now_ms=line.now_ms + 1_000) for line in begin()[1:]]
+    assert incidents.has_open_outage((*lines, *again))
+    [record] = incidents.build([*lines, *again, incidents.outage_ended("i7", 6_030, "T", "a")])
+    assert record.outage_ms == 130
+
+
+def test_the_newest_comparison_of_receipts_is_in_the_record() -> None:
+    checks = [ReceiptCheck(2, 9, 8, lost=1), ReceiptCheck(2, 9, 9)]
+    lines = [
+        msgspec.structs.replace(OPENED, event="receipts.checked", verdict=None, receipts=check) for check in checks
+    ]
+    assert incidents.build([OPENED, *lines])[0].receipts == checks[1]
+    assert incidents.build([OPENED])[0].receipts is None
 
 
 def test_closing_and_order() -> None:

@@ -1,0 +1,42 @@
+"""What the servers found of their receipts: an incident closes only when nothing that was acknowledged is missing. Pure."""
+
+from __future__ import annotations
+
+from failover.core.model import Observation, State
+from replication.model import ReceiptCheck
+
+FRESH_SERVER_MS = 3_000
+_MISSING_MAX = 20
+
+
+def checked_receipts(state: State, observation: Observation) -> ReceiptCheck | None:
+    """The comparison of this term by every server that is heard from, added up; None until all of them have made it, or
+    while no server is heard from at all."""
+    fresh = [seen.report for seen in observation.servers if seen.age_ms <= FRESH_SERVER_MS]
+    found = [report.receipts for report in fresh if report.receipts is not None and report.receipts.term == state.term]
+    if not found or len(found) < len(fresh):
+        return None
+    return ReceiptCheck(
+        term=state.term,
+        acknowledged=sum(check.acknowledged for check in found),
+        present=sum(check.present for check in found),
+        restored=sum(check.restored for check in found),
+        lost=sum(check.lost for check in found),
+        double_booked=max(check.double_booked for check in found),
+        missing=tuple(name for check in found for name in check.missing)[:_MISSING_MAX],
+    )
+
+
+def is_whole(check: ReceiptCheck) -> bool:
+    """Everything that was acknowledged is there, once."""
+    return check.lost == 0 and check.double_booked == 0
+
+
+def sentence_of(check: ReceiptCheck) -> str:
+    """The comparison in words."""
+    restored = f", {check.restored} restored" if check.restored else ""
+    doubled = f", {check.double_booked} double-booked" if check.double_booked else ""
+    return (
+        f"{check.acknowledged} acknowledged writes were compared with the primary: "
+        f"{check.present} present{restored}, {check.lost} lost{doubled}."
+    )
