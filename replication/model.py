@@ -385,14 +385,15 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
 class Receipt(msgspec.Struct, frozen=True):
     """What a server noted of one acknowledged write before it answered, without the row itself.
 
-    `digest`: hex, as the database's own function `locum_digest` gives it for the row. `flush_lsn` was read after the
-    commit; it is compared only with LSNs of the same `timeline` (DESIGN section 4, receipts).
+    `digest`: hex, as the database's own function `locum_digest` gives it for the row. `insert_lsn`: where the WAL was
+    when the transaction was about to commit: all of it but its commit record lies below. It is compared only with LSNs of
+    the same `timeline` (DESIGN section 4, receipts).
     """
 
     id: str
     version: int
     timeline: int
-    flush_lsn: int
+    insert_lsn: int
     digest: str
 
 

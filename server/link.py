@@ -27,11 +27,6 @@ T = TypeVar("T")
 CONNECT_DEADLINE_S = 1.0
 _TERM_DEADLINE_S = 1.0
 _CHECK = "SELECT current_setting('locum.term', true) AS term, pg_is_in_recovery() AS recovering"
-FLUSHED = """
-SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint AS flush_lsn,
-       ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int AS timeline
-"""
-"""How far the primary's WAL is flushed, and on which timeline (the first eight digits of the segment's name)."""
 _PING = "SELECT pg_logical_emit_message(true, 'locum.server', '')"
 _SESSION = {
     "application_name": "locum_server",
@@ -98,13 +93,6 @@ class Link:
         if self._wait_cancelled:
             raise OutcomeUnknown(f"{self.endpoint.name} was told to wait no longer for its standby")
         return value
-
-    async def write_noted(self, sql: str, *args: object, deadline_s: float) -> tuple[Any, asyncpg.Record]:
-        """As `write`, and how far the WAL was flushed when that had come back: the row FLUSHED."""
-        until_s = time.monotonic() + deadline_s
-        value = await self.write(sql, *args, deadline_s=deadline_s)
-        (row,) = await self.fetch(FLUSHED, deadline_s=until_s - time.monotonic())
-        return value, row
 
     async def ping(self, *, deadline_s: float) -> float:
         """A synchronous commit that touches no row: when it was started (time.monotonic)."""

@@ -13,7 +13,6 @@ from server import store
 from server.database import Database
 from server.errors import NoConnection, UnexpectedDatabaseError
 from server.evidence import Evidence
-from server.link import FLUSHED
 from server.pool import Pool
 from server.receipts import Noted, Receipts
 from server.retries import checking
@@ -105,10 +104,10 @@ class ReceiptChecker:
         ).decode()
         async with pool.link(_BATCH_DEADLINE_S) as link:
             rows = await link.fetch(store.MISSING, asked, deadline_s=_BATCH_DEADLINE_S)
-            (where,) = await link.fetch(FLUSHED, deadline_s=_BATCH_DEADLINE_S)
+            (where,) = await link.fetch(store.FLUSHED, deadline_s=_BATCH_DEADLINE_S)
         missing = [str(row["id"]) for row in rows]
-        noted = Noted(where["timeline"], where["flush_lsn"])
-        self._receipts.restamp([item for item in batch if item.id not in missing], noted)
+        noted = Noted(store.timeline_of(where["wal_file"]), where["flush_lsn"])
+        self._receipts.seen([item for item in batch if item.id not in missing], noted)
         return missing
 
     async def _forget(self) -> None:

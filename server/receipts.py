@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from replication.model import Receipt
-from server.receipt_file import Damage, ReceiptFiles, Stored
+from server.receipt_file import FILE_BYTES, Damage, ReceiptFiles, Stored
 from server.seal import Seal
 from server.store import Kept
 
@@ -31,7 +31,7 @@ _TRY_AGAIN_S = 1.0
 
 
 class Noted(msgspec.Struct, frozen=True):
-    """Where the primary's WAL was flushed to, read after a commit came back."""
+    """Where the primary's WAL was flushed to, read after the rows were seen there."""
 
     timeline: int
     flush_lsn: int
@@ -41,13 +41,17 @@ class Receipts:
     """Kept in memory too: the newest of each id, and in which file it lies. Touched on the event loop only; the thread
     gets what it writes through a queue. `changed(sentence)`: told when the disk fails (a sentence) or works (None)."""
 
-    def __init__(self, directory: Path, seal: Seal, changed: Callable[[str | None], None]) -> None:
+    def __init__(
+        self, directory: Path, seal: Seal, changed: Callable[[str | None], None], *, file_bytes: int = FILE_BYTES
+    ) -> None:
         self.problem: str | None = None
         self.batches = 0
-        self._files = ReceiptFiles(directory)
+        self._files = ReceiptFiles(directory, file_bytes)
         self._seal = seal
         self._changed = changed
         self._newest: dict[str, Receipt] = {}
+        self._seen_at: dict[str, Noted] = {}
+        """Where the WAL was flushed to when the newest version of a row had been seen on a primary."""
         self._in_file: dict[int, dict[str, int]] = {}
         """For each file the newest version of each id in it."""
         self._queue: queue.SimpleQueue[tuple[Stored, asyncio.Future[None]] | None] = queue.SimpleQueue()
@@ -67,10 +71,10 @@ class Receipts:
         """Write what waits, and end the thread."""
         self._queue.put(None)
 
-    async def keep(self, kept: Kept, noted: Noted) -> None:
+    async def keep(self, kept: Kept) -> None:
         """Return when the receipt of this answer is on its disk, or when its disk fails or is too slow."""
         row = kept.appointment
-        receipt = Receipt(str(row.id), row.version, noted.timeline, noted.flush_lsn, kept.digest)
+        receipt = Receipt(str(row.id), row.version, kept.timeline, kept.insert_lsn, kept.digest)
         stored = Stored(receipt, self._seal.close(msgspec.json.encode(row), receipt.id))
         written: asyncio.Future[None] = self._loop.create_future()
         self._queue.put((stored, written))
@@ -82,13 +86,11 @@ class Receipts:
         """The newest receipt of each id."""
         return list(self._newest.values())
 
-    def restamp(self, checked: Iterable[Receipt], noted: Noted) -> None:
+    def seen(self, checked: Iterable[Receipt], noted: Noted) -> None:
         """These rows were found on the primary: all of them lie below what it had flushed afterwards."""
         for receipt in checked:
             if self._newest.get(receipt.id) == receipt:
-                self._newest[receipt.id] = msgspec.structs.replace(
-                    receipt, timeline=noted.timeline, flush_lsn=noted.flush_lsn
-                )
+                self._seen_at[receipt.id] = noted
 
     async def forget_certified(self, timeline: int, lsn: int) -> None:
         """Remove files in which everything is older than what the standby is certified to hold."""
@@ -100,6 +102,7 @@ class Receipts:
             for name, version in members.items():
                 if name in self._newest and self._newest[name].version <= version:
                     del self._newest[name]
+                    self._seen_at.pop(name, None)
             _log.info("server.receipts_certified", file=number, receipts=len(members))
 
     def _is_certified(self, name: str, version: int, timeline: int, lsn: int) -> bool:
@@ -107,12 +110,14 @@ class Receipts:
         newest = self._newest.get(name)
         if newest is None or newest.version > version:
             return True
-        return newest.timeline == timeline and newest.flush_lsn <= lsn
+        seen = self._seen_at.get(name)
+        return seen is not None and seen.timeline == timeline and seen.flush_lsn <= lsn
 
     def _note(self, number: int, receipt: Receipt) -> None:
         known = self._newest.get(receipt.id)
-        if known is None or receipt.version >= known.version:
+        if known is None or receipt.version > known.version:
             self._newest[receipt.id] = receipt
+            self._seen_at.pop(receipt.id, None)
         members = self._in_file.setdefault(number, {})
         members[receipt.id] = max(receipt.version, members.get(receipt.id, 0))
 
@@ -164,6 +169,9 @@ class Receipts:
                 time.sleep(_TRY_AGAIN_S)  # in a thread of its own, which has nothing else to do
                 continue
             self._tell(self._wrote, number, batch)
+            if self._files.is_next_due():
+                with contextlib.suppress(OSError):  # told when it is needed and still cannot be made
+                    self._files.prepare()
             return
 
     def _tell(self, call: Callable[..., None], *args: object) -> bool:

@@ -29,12 +29,9 @@ from server.evidence import Evidence
 from server.link import Link
 from server.metrics import Metrics
 from server.pool import Pool
-from server.receipts import Noted
 from server.retries import once_more_after_deadlock, replaying
 
 T = TypeVar("T")
-_Send = Callable[..., Awaitable[Any]]
-"""Link.write or Link.write_noted."""
 
 _STANDBY_AFTER_S = 0.25
 """A failover is shorter: until then a read waits for the new primary instead of asking the candidate."""
@@ -66,16 +63,8 @@ class Replay:
         It must be safe to run again (an idempotency row, or idempotent by itself). Raises Refusal 503,
         DatabaseConflict, or the asyncpg.PostgresError of a refusal.
         """
-        return await self._written(Link.write, sql, args, until_s)
-
-    async def write_noted(self, sql: str, args: tuple[object, ...], until_s: float) -> tuple[Any, Noted]:
-        """As `write`, and how far the primary's WAL was flushed after the commit: what a receipt needs."""
-        value, row = await self._written(Link.write_noted, sql, args, until_s)
-        return value, Noted(row["timeline"], row["flush_lsn"])
-
-    async def _written(self, send: _Send, sql: str, args: tuple[object, ...], until_s: float) -> Any:
         try:
-            return await replaying(until_s - time.monotonic())(self._write_once, send, sql, args, until_s)
+            return await replaying(until_s - time.monotonic())(self._write_once, sql, args, until_s)
         except TryAgain as error:
             raise _unavailable(error) from error
 
@@ -90,7 +79,7 @@ class Replay:
             self._metrics.stale_reads.inc()
         return answer
 
-    async def _write_once(self, send: _Send, sql: str, args: tuple[object, ...], until_s: float) -> Any:
+    async def _write_once(self, sql: str, args: tuple[object, ...], until_s: float) -> Any:
         pool = await self._database.writable(until_s)
         if pool is None:
             raise NoConnection("there is no primary that takes writes")
@@ -99,7 +88,7 @@ class Replay:
             async with pool.link(until_s - time.monotonic()) as link:
                 if self._database.is_held:
                     raise NoConnection("a switchover has begun")
-                return await once_more_after_deadlock()(self._sent, pool, send, link, sql, args, until_s)
+                return await once_more_after_deadlock()(self._send, pool, link, sql, args, until_s)
         except (DatabaseConflict, asyncpg.PostgresError):
             # A refusal is a read's answer: it must not come from a primary that has been superseded.
             await _prove(self._database.barrier, until_s)
@@ -107,13 +96,11 @@ class Replay:
         finally:
             self._evidence.flight_changed(-1)
 
-    async def _sent(
-        self, pool: Pool, send: _Send, link: Link, sql: str, args: tuple[object, ...], until_s: float
-    ) -> Any:
+    async def _send(self, pool: Pool, link: Link, sql: str, args: tuple[object, ...], until_s: float) -> Any:
         began_s = time.monotonic()
         attempt = self._evidence.write_started()
         try:
-            value = await send(link, sql, *args, deadline_s=until_s - began_s)
+            value = await link.write(sql, *args, deadline_s=until_s - began_s)
         except (ConnectionLost, NotServing) as error:
             self._evidence.write_failed(attempt, error)
             if isinstance(error, NotServing) and error.sqlstate == _DISK_FULL:

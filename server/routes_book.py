@@ -57,13 +57,12 @@ async def _write(request: web.Request, make: _Make) -> web.StreamResponse:
     sql, args = make(shared, claim, booking, _if_match(request))
     async with shared.in_flight.only(claim.key, claim.digest, until_s):
         try:
-            value, noted = await shared.replay.write_noted(sql, args, until_s)
+            kept = store.decode_kept(await shared.replay.write(sql, args, until_s))
         except DatabaseConflict as error:
             raise refusal_for_conflict(error) from error
         except asyncpg.PostgresError as error:
             raise refusal_for(error) from error
-        kept = store.decode_kept(value)
-        await shared.receipts.keep(kept, noted)
+        await shared.receipts.keep(kept)
     return bundle_of_one(request, kept.appointment, kept.status)
 
 

@@ -21,7 +21,7 @@ from tests.integration.server.clinic import (
 
 async def test_a_proposal_is_booked_changed_and_cancelled(tmp_path: Path) -> None:
     async with clinic(tmp_path) as it:
-        first, second = (await it.proposals(50))[10:12]
+        first, second = (await it.proposals(50, practitioner="Practitioner/dr-01"))[10:12]
         status, bundle, headers = await it.book(first, "ada")
         assert status == 201, bundle
         made = only(bundle)
@@ -94,7 +94,7 @@ async def test_an_expired_hold_blocks_nobody(tmp_path: Path) -> None:
 
 async def test_versions_are_checked(tmp_path: Path) -> None:
     async with clinic(tmp_path) as it:
-        first, second = (await it.proposals(50))[10:12]
+        first, second = (await it.proposals(50, practitioner="Practitioner/dr-01"))[10:12]
         made = only((await it.book(first, "ada"))[1])
         moved = by_resource(made, slot=second["slot"], start=second["start"])
         status, body, _ = await it.call("/fhir/Appointment/$book", moved, If_Match='W/"7"')

@@ -53,7 +53,7 @@ async def test_the_receipt_holds_the_row_encrypted_and_where_the_wal_was(tmp_pat
                 "SELECT locum_digest(a), (pg_current_wal_flush_lsn() - '0/0')::bigint FROM appointment a"
             )
         assert stored.receipt.digest == digest
-        assert 0 < stored.receipt.flush_lsn <= now
+        assert 0 < stored.receipt.insert_lsn <= now
         assert b"patient-whose-name-is-secret" not in next((it.root / "receipts").glob("*.log")).read_bytes()
         row = Seal(TOKEN).open(stored.row, stored.receipt.id)
         assert b"patient-whose-name-is-secret" in row

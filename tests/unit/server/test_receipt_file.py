@@ -57,7 +57,11 @@ def test_what_an_earlier_server_wrote_is_read_and_a_torn_end_is_cut_off(tmp_path
     files.close()
     path = tmp_path / "receipts" / "receipts-00000001.log"
     assert path.stat().st_mode & 0o777 == 0o600
-    path.write_bytes(path.read_bytes() + frame(one(4))[:-2])
+    torn = frame(one(4))[:-2]
+    data = bytearray(path.read_bytes())
+    end = parse(bytes(data))[1]
+    data[end : end + len(torn)] = torn
+    path.write_bytes(data)
     again = ReceiptFiles(tmp_path / "receipts")
     assert again.read() == ({1: [one(1), one(2), one(3)]}, [])
     again.append([one(5)])
