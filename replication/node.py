@@ -70,7 +70,8 @@ class Node(msgspec.Struct, frozen=True):
     ) -> asyncpg.Connection:
         """A superuser connection over the unix socket. Raises OSError, TimeoutError or asyncpg.PostgresError.
 
-        The deadline is for connecting only: statements have none of their own (asyncpg would send a cancel).
+        The deadline is for connecting only: statements have none of their own (asyncpg would send a cancel). Its commits
+        wait for the standby whatever ALTER ROLE or ALTER DATABASE say: they are proofs.
         """
         return await asyncpg.connect(
             host=str(self.socket_dir),
@@ -79,7 +80,7 @@ class Node(msgspec.Struct, frozen=True):
             password=self.secret("superuser"),
             database=database,
             timeout=deadline_s,
-            server_settings={"application_name": application_name},
+            server_settings={"application_name": application_name, "synchronous_commit": "on"},
         )
 
 
