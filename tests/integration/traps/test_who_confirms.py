@@ -14,7 +14,15 @@ from replication.control_file import read_control
 from replication.errors import SQL_ERRORS
 from replication.model import Postmaster, Reason
 from tests.integration.replication.load import insert
-from tests.integration.traps.commits import grow, pid_of, set_names, standing_still, until_waiting, waiting_commits, write
+from tests.integration.traps.commits import (
+    grow,
+    pid_of,
+    set_names,
+    standing_still,
+    until_waiting,
+    waiting_commits,
+    write,
+)
 from tests.nodes import Pair, two_nodes
 
 FIRST_WRITE_S_MAX = 5.0
