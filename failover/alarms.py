@@ -61,7 +61,16 @@ def standing(state: State, observation: Observation, phase: Phase) -> list[Stand
             Standing(f"fault.{name}.{fault.kind.value}", fault.sentence)
             for fault in (*state.nodes[name].faults, *report.faults)
         ]
+        if name == state.primary and report.commit_overrides:
+            found.append(Standing("commit_overrides", _commit_overrides(report.commit_overrides)))
     return found
+
+
+def _commit_overrides(entries: tuple[str, ...]) -> str:
+    return (
+        f"synchronous_commit is set for {', '.join(entries)}: commits of other programs under it may be lost in a "
+        "failover; Locum's own are not; next: ALTER ROLE or ALTER DATABASE … RESET synchronous_commit"
+    )
 
 
 class AlarmBook:

@@ -222,5 +222,6 @@ def _from_sql(facts: SqlFacts | None) -> dict[str, Any]:
         "commit_waiting_ms": facts.commit_waiting_ms,
         "receiver": facts.receiver,
         "slots": facts.slots,
+        "commit_overrides": facts.commit_overrides,
         "redo_lsn": facts.redo_lsn,
     }

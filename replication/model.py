@@ -354,6 +354,9 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     """Age of the oldest backend in wait event SyncRep; None when none waits."""
     receiver: Receiver | None = None
     slots: tuple[Slot, ...] = ()
+    commit_overrides: tuple[str, ...] = ()
+    """Entries of pg_db_role_setting that set synchronous_commit (`role app synchronous_commit=off`): whoever connects
+    under one is told of commits that the standby does not have. Locum's own connections set it themselves."""
     redo_lsn: int | None = None
     promoted_lsn: int | None = None
     """LSN of the end-of-recovery switch to `timeline`, once promoted by this agent."""

@@ -39,6 +39,11 @@ SELECT json_build_object(
   'slots', coalesce((SELECT json_agg(json_build_object(
       'name', slot_name, 'active', active, 'wal_status', wal_status) ORDER BY slot_name)
       FROM pg_replication_slots WHERE slot_type = 'physical'), '[]'),
+  'commit_overrides', coalesce((SELECT json_agg(concat_ws(' ', 'role ' || r.rolname, 'database ' || d.datname, entry)
+      ORDER BY r.rolname, d.datname)
+      FROM pg_db_role_setting s CROSS JOIN unnest(setconfig) entry
+      LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
+      WHERE entry LIKE 'synchronous_commit=%'), '[]'),
   'redo_lsn', (SELECT (redo_lsn - '0/0')::bigint FROM pg_control_checkpoint())
 )::text FROM here
 """
@@ -64,6 +69,7 @@ class SqlFacts(msgspec.Struct, frozen=True, kw_only=True):
     receiver: Receiver | None
     receiver_pid: int | None
     slots: tuple[Slot, ...]
+    commit_overrides: tuple[str, ...]
     redo_lsn: int | None
 
 
@@ -89,6 +95,7 @@ class _Row(msgspec.Struct):
     commit_waiting_ms: int | None
     receiver: _ReceiverRow | None
     slots: tuple[Slot, ...]
+    commit_overrides: tuple[str, ...]
     redo_lsn: int | None
 
 
@@ -154,5 +161,6 @@ def decode_facts(text: str) -> SqlFacts:
         receiver=receiver,
         receiver_pid=row.receiver.pid if row.receiver is not None else None,
         slots=row.slots,
+        commit_overrides=row.commit_overrides,
         redo_lsn=row.redo_lsn,
     )

@@ -33,6 +33,16 @@ def test_causes() -> None:
     assert names(standing(HEALTHY, SEEN, Phase.DEGRADED)) == ["degraded"]
 
 
+def test_a_durability_that_somebody_lowered_is_an_alarm_of_the_primary() -> None:
+    lowered = msgspec.structs.replace(primary_report(), commit_overrides=("role app synchronous_commit=off",))
+    seen = msgspec.structs.replace(SEEN, nodes={"a": lowered, "b": standby_report()})
+    (cause,) = standing(HEALTHY, seen, Phase.HEALTHY)
+    assert cause.name == "commit_overrides"
+    assert "role app synchronous_commit=off" in cause.sentence
+    seen = msgspec.structs.replace(SEEN, nodes={"a": primary_report(), "b": lowered})
+    assert standing(HEALTHY, seen, Phase.HEALTHY) == []
+
+
 def test_the_cores_own_alarm_on_a_missing_standby_is_enough() -> None:
     state = msgspec.structs.replace(HEALTHY, alarms=(Alarm("no_standby", "T", "nothing may be promoted"),))
     assert names(standing(state, SEEN, Phase.DEGRADED)) == ["no_standby"]
