@@ -138,8 +138,9 @@ class Link:
         return UnexpectedDatabaseError(f"{type(error).__name__}, SQLSTATE {sqlstate}, constraint {constraint}")
 
     def _note(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
-        # "canceling wait for …" and "canceling the wait for synchronous replication …" (syncrep.c): both 01000
-        if message.sqlstate == "01000" and "synchronous replication" in str(message):
+        # syncrep.c: "canceling wait for synchronous replication …" on a cancel, and when the backend is terminated
+        # "canceling the wait for synchronous replication …"; then the connection ends without an answer too.
+        if message.sqlstate in ("01000", "57P01") and "synchronous replication" in str(message):
             self._wait_cancelled = True
 
     def _ended(self, _connection: object) -> None:
