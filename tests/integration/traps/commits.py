@@ -78,10 +78,8 @@ async def until_waiting(node: NodeUnderTest, count: int = 1) -> None:
 @contextmanager
 def standing_still(node: NodeUnderTest, title: str | None = None) -> Iterator[list[int]]:
     """SIGSTOP of the children with this word in their titles, or of the whole node when none is named; then SIGCONT."""
-    if title is None:
-        pids = processes(node)
-    else:
-        pids = children_titled(parse_process_id(node.running.supervisor.incarnation or ""), title)
+    postmaster = parse_process_id(node.running.supervisor.incarnation or "")
+    pids = processes(node) if title is None else children_titled(postmaster, title)
     assert pids
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

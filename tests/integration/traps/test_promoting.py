@@ -13,6 +13,7 @@ from replication import actions
 from replication.errors import StateError
 from replication.model import Reason, Role, Stage
 from replication.promotion import Steps, promote
+from replication.settings_file import conf_path
 from tests.integration.replication.test_promotion import promoted_in
 from tests.integration.traps.commits import pid_of, set_names, standing_still, waiting_commits, write
 from tests.nodes import Pair, two_nodes
@@ -135,6 +136,7 @@ async def test_a_promotion_that_is_late_stays_pending_and_is_seen_through(
             assert late.reason == Reason.DEADLINE
             report = await pair.b.report()
             assert report.in_recovery and report.configured_role is Role.STANDBY
+            assert "primary_conninfo = ''\n" in conf_path(pair.b.running.node).read_text()
             assert (pair.b.settings.data_dir / "promote").exists(), "the trap is not set"
             async with waiting_commits(pair.a) as commits:
                 assert (await asyncio.wait(commits, timeout=0.3))[0] == set()
