@@ -82,6 +82,7 @@ def controller_settings(layout: Layout, ports: Ports, options: UpOptions) -> dic
         "listen_port": ports.controller,
         "store_path": str(layout.store / "locum.sqlite"),
         "token_file": str(layout.token_file),
+        "server_urls": [ports.url(ports.server)],
         "nodes": {
             node: {
                 "agent_url": ports.url(ports.agent(node)),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from failover.metrics import Metrics
+from failover.receipts import ServerReceipts
 from replication.actions import Action, Promote, op_name
 from replication.client import AgentClient
 from replication.wire.errors import WireError
@@ -21,12 +22,18 @@ class Actuator:
     """Sends in tasks of its own, so that a hung agent does not hold up the next round."""
 
     def __init__(
-        self, agents: dict[str, AgentClient], metrics: Metrics, tasks: asyncio.TaskGroup, wake: Callable[[], None]
+        self,
+        agents: dict[str, AgentClient],
+        receipts: ServerReceipts,
+        metrics: Metrics,
+        tasks: asyncio.TaskGroup,
+        wake: Callable[[], None],
     ) -> None:
         self.refused: dict[str, int] = {}
         """For each node the revision of the newest action that its agent refused: it will never run."""
         self._wake = wake
         self._agents = agents
+        self._receipts = receipts
         self._metrics = metrics
         self._tasks = tasks
 
@@ -41,7 +48,7 @@ class Actuator:
     async def _send(self, action: Action) -> None:
         op = op_name(action.op)
         try:
-            refused = await self._agents[action.node].act(action, deadline_ms=_ACT_MS)
+            refused = await self._agents[action.node].act(await self._receipts.attached(action), deadline_ms=_ACT_MS)
         except WireError as error:
             self._metrics.actions.labels(op, error.silence).inc()
             _log.warning(

@@ -23,6 +23,7 @@ from failover.errors import LeaseHeld, StoreError
 from failover.evidence import ServersSeen
 from failover.loop import Loop
 from failover.metrics import Metrics
+from failover.receipts import ServerReceipts
 from failover.retries import taking_lease
 from failover.settings import ControllerSettings, SettingsError, load
 from failover.store.sqlite import SqliteStore
@@ -87,6 +88,7 @@ class Controller:
         self.metrics = Metrics()
         self.hook = AlarmHook(settings.alarm_command)
         self.agents = {name: AgentClient(session, node.agent_url, token) for name, node in settings.nodes.items()}
+        self.receipts = ServerReceipts(session, settings.server_urls, token)
         self.dsns = {
             name: server_dsn(node.postgres_host, node.postgres_port, settings.database)
             for name, node in settings.nodes.items()

@@ -55,7 +55,7 @@ class Loop:
         }
         self._observer = Observer(self._watches, controller.servers, self._clock, self._lag, self._policy, tasks)
         self._leases = Leases(controller.agents, self._policy, tasks)
-        self._actuator = Actuator(controller.agents, controller.metrics, tasks, self.wake)
+        self._actuator = Actuator(controller.agents, controller.receipts, controller.metrics, tasks, self.wake)
         self._alarms = AlarmBook()
         self._trends = {name: StorageTrend() for name in state.nodes}
         self._trouble: Standing | None = None

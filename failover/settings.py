@@ -34,6 +34,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     listen_port: int = 8081
     database: str = "locum"
     alarm_command: list[str] = []
+    server_urls: list[str] = []
+    """Every server that acknowledges bookings: all of them are asked for their receipts before a lone primary opens."""
     policy: Policy = Policy()
 
 

@@ -77,7 +77,7 @@ def _wrong_state(op: Op, state: AgentState, now: Situation) -> str | None:
         return f"it was decided for the postmaster {wanted}, and the last one here is {now.incarnation}"
     if isinstance(op, _WHILE_STOPPED):
         return "PostgreSQL runs" if now.running else _wrong_data(op, now)
-    needs_running = isinstance(op, (*_ON_RUNNING_PRIMARY, *_ON_RUNNING_STANDBY, actions.Stop))
+    needs_running = isinstance(op, (*_ON_RUNNING_PRIMARY, *_ON_RUNNING_STANDBY, actions.Stop, actions.CheckReceipts))
     if needs_running and not now.running:
         return "PostgreSQL does not run"
     if isinstance(op, _ON_RUNNING_PRIMARY) and state.configured_role is not Role.PRIMARY:

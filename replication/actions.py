@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from replication.model import Place, Stage
+from replication.model import Place, Receipt, Stage
 
 
 class InitDb(msgspec.Struct, frozen=True, tag="initdb"):
@@ -69,9 +69,10 @@ class StartStandby(msgspec.Struct, frozen=True, tag="start_standby"):
 
 
 class CompareWal(msgspec.Struct, frozen=True, tag="compare_wal"):
-    """On a stopped primary: compare its WAL with the eligible peer's (`comparison` in the report)."""
+    """On a stopped primary: compare its WAL with the eligible peer's (`comparison` in the report); without a peer, only
+    see where it ends."""
 
-    peer: str
+    peer: str | None
 
 
 class Promote(msgspec.Struct, frozen=True, tag="promote"):
@@ -127,6 +128,17 @@ class ReadPlaces(msgspec.Struct, frozen=True, tag="read_places"):
     deadline_ms: int
 
 
+class CheckReceipts(msgspec.Struct, frozen=True, tag="check_receipts"):
+    """On a primary that is not open yet, or a standby that was restarted while it was being promoted: are these acknowledged
+    writes all there? (`receipts_found` in the report). A standby has replayed all of its WAL first.
+
+    The core decides it without receipts; the controller asks every server for theirs when it sends it.
+    """
+
+    incarnation: str
+    receipts: tuple[Receipt, ...] = ()
+
+
 Op = (
     InitDb
     | StartPrimary
@@ -145,6 +157,7 @@ Op = (
     | Rebuild
     | Certify
     | ReadPlaces
+    | CheckReceipts
 )
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _FRESH_SQL_MS = 50
 _OBSERVE_DEADLINE_S = 0.1
 _WITNESS_DEADLINE_S = 0.15
-_ACTION_BYTES_MAX = 64 * 1024
+_ACTION_BYTES_MAX = 256 * 1024 * 1024
+"""CheckReceipts carries the receipts of days."""
 
 
 def make_app(agent: Agent) -> web.Application:

@@ -36,6 +36,7 @@ async def compare_wal(node: Node, client: AgentClient, peer_name: str, revision:
             outcome=outcome,
             sentence=sentence,
             end_lsn=own.end_lsn if own is not None else None,
+            timeline=own.timeline if own is not None else None,
             peer_end_lsn=peer.end_lsn if peer is not None else None,
             peer_incarnation=peer.incarnation if peer is not None else None,
         )
@@ -69,6 +70,16 @@ async def compare_wal(node: Node, client: AgentClient, peer_name: str, revision:
     if theirs.sha256 != ours:
         return told(Comparison.WAL_LOST, f"its WAL differs from {peer_name}'s {between}", own, peer)
     return told(Comparison.EQUAL, f"its WAL equals {peer_name}'s {between}", own, peer)
+
+
+async def read_own_end(node: Node, revision: int) -> WalComparison:
+    """Where this stopped node's WAL ends, for the lone rule: after a start it would be hidden by what recovery writes."""
+    try:
+        own = await read_stopped_wal(node)
+    except ActionFailed as error:
+        return WalComparison(revision, Comparison.WAL_LOST, error.sentence)
+    sentence = f"its WAL ends at {format_lsn(own.end_lsn)} on timeline {own.timeline}"
+    return WalComparison(revision, Comparison.ALONE, sentence, own.end_lsn, own.timeline)
 
 
 async def prove_history(node: Node, client: AgentClient, upstream_name: str) -> None:

@@ -47,6 +47,8 @@ def intent(op: Op, state: AgentState, revision: int) -> dict[str, Any]:
             return {"upstream": None, "slot": None}
         case actions.ReadPlaces():
             return {"places_read": None}
+        case actions.CheckReceipts():
+            return {"receipts_found": None}
         case actions.CompareWal():
             return {"comparison": None}
         case actions.Fence():

@@ -199,6 +199,7 @@ def _from_state(state: AgentState, supervisor: Supervisor) -> dict[str, Any]:
         "results": state.results,
         "growth": state.growth,
         "comparison": state.comparison,
+        "receipts_found": state.receipts_found,
         "certificate": state.certificate,
         "places_read": state.places_read,
         "rebuilt_revision": state.rebuilt_revision,

@@ -235,6 +235,8 @@ class Comparison(StrEnum):
     """Outcome of comparing the WAL of a stopped primary with its eligible peer's, before a closed start."""
 
     EQUAL = "equal"
+    ALONE = "alone"
+    """Nobody was to be compared with: only the own end of WAL was read, for the lone rule."""
     WAL_LOST = "wal_lost"
     PEER_UNREACHABLE = "peer_unreachable"
     UNREADABLE = "unreadable"
@@ -242,12 +244,16 @@ class Comparison(StrEnum):
 
 
 class WalComparison(msgspec.Struct, frozen=True):
-    """Result of `CompareWal` with the revision of the action that asked and the peer's incarnation at that time."""
+    """Result of `CompareWal` with the revision of the action that asked and the peer's incarnation at that time.
+
+    `end_lsn`, `timeline`: where this node's own WAL ends, read before its start.
+    """
 
     revision: int
     outcome: Comparison
     sentence: str
     end_lsn: int | None = None
+    timeline: int | None = None
     peer_end_lsn: int | None = None
     peer_incarnation: str | None = None
 
@@ -376,6 +382,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     """The last few finished actions, newest last; kept in the agent's state, so they survive its restart."""
     growth: Growth | None = None
     comparison: WalComparison | None = None
+    receipts_found: ReceiptsFound | None = None
     certificate: Certificate | None = None
     places_read: PlacesRead | None = None
     rebuilt_revision: int = 0
@@ -412,6 +419,20 @@ class ReceiptCheck(msgspec.Struct, frozen=True):
     restored: int = 0
     lost: int = 0
     double_booked: int = 0
+    missing: tuple[str, ...] = ()
+
+
+class ReceiptsFound(msgspec.Struct, frozen=True):
+    """What `CheckReceipts` found on a primary that is still closed: all that servers have acknowledged against its rows.
+
+    `highest_lsn`: of the receipts of the node's own timeline; 0 when there is none.
+    """
+
+    revision: int
+    incarnation: str
+    acknowledged: int
+    present: int
+    highest_lsn: int
     missing: tuple[str, ...] = ()
 
 

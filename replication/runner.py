@@ -12,6 +12,7 @@ import structlog
 from replication import actions
 from replication.acceptance import Refused, Situation, refusal
 from replication.actions import Action, Op, op_name
+from replication.check_receipts import check_receipts
 from replication.ending import fence_node, stop, unfence
 from replication.errors import SQL_ERRORS, ActionFailed, ReplicationError, StateError
 from replication.intent import intent
@@ -50,6 +51,7 @@ _PERFORMERS: dict[type[Any], Callable[[LocalNode, Any, int], Awaitable[Outcome]]
     actions.Rebuild: rebuild_node,
     actions.Certify: certify_standby,
     actions.ReadPlaces: read_places,
+    actions.CheckReceipts: check_receipts,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from replication import data_directory
 from replication.actions import CompareWal, InitDb, Rebuild, StartPrimary, StartStandby
-from replication.closed_start import check_closed, compare_wal, prove_history
+from replication.closed_start import check_closed, compare_wal, prove_history, read_own_end
 from replication.errors import ActionFailed
 from replication.local_node import LocalNode, Outcome
 from replication.rebuild import rebuild
@@ -51,8 +51,11 @@ async def init_db(local: LocalNode, op: InitDb, revision: int) -> Outcome:
 
 
 async def compare_with_peer(local: LocalNode, op: CompareWal, revision: int) -> Outcome:
-    """Compare the WAL of this stopped node with the eligible peer's; told in `comparison`."""
-    comparison = await compare_wal(local.node, local.peer(op.peer), op.peer, revision)
+    """Compare the WAL of this stopped node with the eligible peer's, or only see where it ends; told in `comparison`."""
+    if op.peer is None:
+        comparison = await read_own_end(local.node, revision)
+    else:
+        comparison = await compare_wal(local.node, local.peer(op.peer), op.peer, revision)
     return Outcome(comparison.sentence, {"comparison": comparison})
 
 

@@ -18,6 +18,7 @@ from replication.model import (
     PlacesRead,
     PlannedStop,
     Reason,
+    ReceiptsFound,
     Role,
     Stage,
     WalComparison,
@@ -60,6 +61,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
 
     growth: Growth | None = None
     comparison: WalComparison | None = None
+    receipts_found: ReceiptsFound | None = None
     certificate: Certificate | None = None
     places_read: PlacesRead | None = None
     rebuilt_revision: int = 0

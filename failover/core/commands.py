@@ -82,7 +82,7 @@ def _failover(context: Context, command: Command) -> Plan:
         and candidate == transition.candidate
     ):
         state = msgspec.structs.replace(
-            context.state, transition=msgspec.structs.replace(transition, candidate_wal_lsn=0)
+            context.state, transition=msgspec.structs.replace(transition, accepts_loss=True)
         )
         return _accept(command, Plan("command.go_on", f"Going on to promote {candidate}, whatever it lost.", state))
     if transition is not None:
@@ -103,7 +103,9 @@ def _failover(context: Context, command: Command) -> Plan:
         return _refuse(context, command, 409, refusal)
     if not context.is_free(candidate):
         return _refuse(context, command, 409, f"{candidate} is busy; try again in a second")
-    return _accept(command, begin_failover(context, candidate, _asked(context, command)))
+    return _accept(
+        command, begin_failover(context, candidate, _asked(context, command), accepts_loss=command.accept_data_loss)
+    )
 
 
 def _former_may_acknowledge(context: Context, command: Command, why: Candidacy) -> str | None:

@@ -8,9 +8,10 @@ from failover.core.candidate import Candidacy, candidacy, has_own_data, must_rea
 from failover.core.context import STOPPED, Context, Plan, slot_name, standby_name, with_alarm, with_node
 from failover.core.diagnose import diagnose_primary
 from failover.core.incident import may_close, open_incident
+from failover.core.lone_rule import receipts_found
 from failover.core.model import IncidentEvent, State, TermRecord, Transition, TransitionKind, Verdict
 from failover.core.node_faults import damaged_places
-from replication.actions import Fence, Op, Promote, ReadPlaces, StartStandby
+from replication.actions import CheckReceipts, Fence, Op, Promote, ReadPlaces, StartStandby
 from replication.model import Cause, NodeReport, Place, Postmaster, Role, Stage
 
 
@@ -62,7 +63,7 @@ def promotable_standby(context: Context) -> str | None:
     return None
 
 
-def begin_failover(context: Context, candidate: str, verdict: Verdict) -> Plan:
+def begin_failover(context: Context, candidate: str, verdict: Verdict, *, accepts_loss: bool = False) -> Plan:
     """Journal "promoting" as the next term, promote, and fence the former primary in parallel (DESIGN section 6)."""
     former = context.state.primary or ""
     state, incident, opened = open_incident(context, context.state, verdict)
@@ -77,6 +78,7 @@ def begin_failover(context: Context, candidate: str, verdict: Verdict) -> Plan:
         began_ms=context.now_ms,
         step_began_ms=context.now_ms,
         incident=incident,
+        accepts_loss=accepts_loss,
     )
     state = msgspec.structs.replace(state, term=next_term(context.state), transition=transition)
     ops = _promotion_ops(context, candidate, former)
@@ -128,7 +130,7 @@ def see_promotion_through(context: Context) -> Plan | None:
         return Plan("failover.stuck", why, with_alarm(context.state, "no_primary", context.observation.at, why))
     ops: dict[str, Op] = {}
     if report is not None and context.is_free(transition.candidate) and can_take_promotion(report):
-        ops[transition.candidate] = promotion_op(context, transition.candidate, report)
+        ops[transition.candidate] = _next_for_candidate(context, transition, report)
     former = context.report(transition.former)
     if (
         transition.kind is TransitionKind.FAILOVER
@@ -143,12 +145,31 @@ def see_promotion_through(context: Context) -> Plan | None:
     return Plan("failover.wait", f"Waiting for {transition.candidate} to be promoted.", context.state)
 
 
+def _next_for_candidate(context: Context, transition: Transition, report: NodeReport) -> Op:
+    """Promote it; a candidate that was restarted meanwhile first shows that it holds everything that was acknowledged."""
+    if must_show_receipts(transition, report) and receipts_found(context.record(transition.candidate), report) is None:
+        return CheckReceipts(incarnation=report.incarnation or "")
+    return promotion_op(context, transition.candidate, report)
+
+
+def must_show_receipts(transition: Transition, report: NodeReport) -> bool:
+    """It runs, but it is not the postmaster that was chosen. That one may have confirmed commits that nobody saw, until
+    the order to promote reached it, and its disk may have lost them since."""
+    return (
+        report.postmaster is Postmaster.RUNNING
+        and report.in_recovery is True
+        and report.incarnation != transition.candidate_incarnation
+        and not transition.accepts_loss
+    )
+
+
 def has_lost_wal(transition: Transition, report: NodeReport) -> bool:
     """It started again while it was being promoted, and its WAL ends below where it ended when it was chosen."""
     return (
         report.postmaster is Postmaster.RUNNING
         and report.in_recovery is True
         and report.incarnation != transition.candidate_incarnation
+        and not transition.accepts_loss
         and wal_end(report) < transition.candidate_wal_lsn
     )
 
@@ -169,6 +190,22 @@ def _why_stuck(context: Context, transition: Transition, report: NodeReport | No
             f"{name} died while it was being promoted and has lost the end of its WAL; "
             f"next: locum failover --to {name} --accept-data-loss"
         )
+    if must_show_receipts(transition, report):
+        return _why_receipts_hold_it_up(context, transition, report)
+    return None
+
+
+def _why_receipts_hold_it_up(context: Context, transition: Transition, report: NodeReport) -> str | None:
+    name, accept = transition.candidate, f"locum failover --to {transition.candidate} --accept-data-loss"
+    found = receipts_found(context.record(name), report)
+    if found is not None and found.present < found.acknowledged:
+        listed = ", ".join(found.missing)
+        return (
+            f"{name} died while it was being promoted, and {found.acknowledged - found.present} of {found.acknowledged} "
+            f"acknowledged writes are missing on it now ({listed}); next: {accept}"
+        )
+    if found is None and context.now_ms - transition.step_began_ms >= context.policy.promote_deadline_ms:
+        return f"{name} is being promoted, and the receipts of every server must be compared with it; next: start the servers, or {accept}"
     return None
 
 

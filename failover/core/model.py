@@ -229,6 +229,16 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     unstreamed_starts: int = 0
     waits_for_peer_since_ms: int | None = None
     """As a stopped primary: since when its eligible peer does not answer."""
+    receipts_revision: int | None = None
+    """Revision of the last CheckReceipts that ended; only its result counts."""
+    receipts_asked: bool = False
+    """A CheckReceipts was decided for the last closed start; when another is due, the first did not come to an end."""
+    end_lsn: int | None = None
+    """As primary: where its WAL ended, read before its last closed start."""
+    end_short: str | None = None
+    """As primary: why that end shows that something is missing, judged before that start."""
+    started_compared: bool = False
+    """As primary: its WAL was compared with its eligible peer's before its last closed start."""
     compared_revision: int | None = None
     """Revision of the last CompareWal that ended; only its result counts."""
     pending: Pending | None = None
@@ -254,6 +264,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     candidate_incarnation: str | None = None
     candidate_wal_lsn: int = 0
     """How far the candidate's WAL reached when it was chosen: after a restart it must still reach as far."""
+    accepts_loss: bool = False
+    """An operator said so: what a restarted candidate lacks is accepted."""
 
 
 class TermRecord(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from failover.core.candidate import is_eligible, must_be_rebuilt
 from failover.core.context import disqualified, standby_name, walsender_of, with_node
 from failover.core.model import NodeRecord, Observation, Pending, Policy, State
 from failover.core.node_faults import note_faults
-from replication.actions import ApplySchema, Certify, CompareWal, Grow, ReadPlaces, Rebuild, StartStandby
+from replication.actions import ApplySchema, Certify, CheckReceipts, CompareWal, Grow, ReadPlaces, Rebuild, StartStandby
 from replication.model import ActionResult, NodeReport, Postmaster, Reason
 
 _REBUILD_REASONS = (Reason.HISTORY_DIFFERS, Reason.AHEAD)
@@ -89,6 +89,8 @@ def _succeeded(state: State, name: str, pending: Pending, report: NodeReport) ->
         return msgspec.structs.replace(state, schema_applied=True)
     if isinstance(op, ReadPlaces) and report.places_read is not None and report.places_read.clean:
         return with_node(state, name, places_read=op.places, places_read_ms=state.now_ms)
+    if isinstance(op, CheckReceipts):
+        return with_node(state, name, receipts_revision=pending.revision)
     if isinstance(op, CompareWal):
         return with_node(state, name, compared_revision=pending.revision)
     if isinstance(op, Rebuild):

@@ -1,7 +1,6 @@
 """Starting a primary: the first start, and the closed start of one that died while nothing may replace it.
 
-DESIGN section 4, starting a primary; opening.py lets others in. The lone rule in full needs receipts; until they exist
-a lone primary opens only after a planned stop that its agent remembers and proves intact.
+DESIGN section 4, starting a primary; opening.py lets others in, lone_rule.py says when nobody need be compared with.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import msgspec
 from failover.core.candidate import carries_integrity_fault, has_own_data, is_eligible
 from failover.core.context import Context, Plan, disqualified, slot_name, standby_name, with_alarm, with_node
 from failover.core.failing_over import begin_failover
+from failover.core.lone_rule import own_end, was_stopped_whole, why_end_is_short
 from failover.core.model import NodeRecord, Verdict
 from replication.actions import CompareWal, InitDb, StartPrimary
 from replication.model import (
@@ -22,6 +22,7 @@ from replication.model import (
     Evidence,
     FaultKind,
     NodeReport,
+    WalComparison,
 )
 
 
@@ -78,15 +79,35 @@ def start_dead_primary(context: Context) -> Plan | None:
         return _start(context, name, (), may_open_alone=True)
     peer = next((other for other in context.others(name) if is_eligible(context.record(other))), None)
     if peer is None:
-        return _start(context, name, (), may_open_alone=may_start_alone(context, name, report))
+        return _start_alone(context, name, report)
     if context.report(peer) is None:
         return _wait_for_peer(context, name, report, peer)
     return _compare_then_start(context, name, report, peer)
 
 
 def may_start_alone(context: Context, name: str, report: NodeReport) -> bool:
-    """The lone rule holds, or an operator accepted the loss."""
-    return context.record(name).opened_by_operator or lone_start_is_proved(context, name, report)
+    """Its agent stopped it whole, or an operator accepted the loss."""
+    return context.record(name).opened_by_operator or was_stopped_whole(context, name, report)
+
+
+def _start_alone(context: Context, name: str, report: NodeReport) -> Plan | None:
+    """Nobody is to be compared with. What the lone rule needs to know of its WAL is read before the start."""
+    if may_start_alone(context, name, report):
+        return _start(context, name, (), may_open_alone=True)
+    own = own_end(context.record(name), report)
+    if own is None and not has_read_own_end(context.record(name), report):
+        return _read_own_end(context, name)
+    return _start(context, name, (), may_open_alone=False, own=own)
+
+
+def has_read_own_end(record: NodeRecord, report: NodeReport) -> bool:
+    """It was asked to, and it has ended, whatever it found."""
+    return report.comparison is not None and report.comparison.revision == record.compared_revision
+
+
+def _read_own_end(context: Context, name: str) -> Plan:
+    sentence = f"Reading where the WAL of {name} ends, before a start hides it."
+    return Plan("start.read_end", sentence, context.state, {name: CompareWal(peer=None)})
 
 
 def _wait_for_peer(context: Context, name: str, report: NodeReport, peer: str) -> Plan | None:
@@ -96,10 +117,8 @@ def _wait_for_peer(context: Context, name: str, report: NodeReport, peer: str) -
         state = with_node(context.state, name, waits_for_peer_since_ms=context.now_ms)
         return Plan("start.wait_for_peer", f"{name} is stopped; {peer}, which is eligible, is awaited.", state)
     waited_ms = context.now_ms - since_ms
-    if waited_ms >= context.policy.cold_start_ms and lone_start_is_proved(context, name, report):
-        state = disqualified(context.state, peer, f"not to be asked, and {name} was proved complete without it")
-        state = with_node(state, name, waits_for_peer_since_ms=None)
-        return Plan("start.without_peer", f"{peer} does not answer: not eligible; {name} was stopped whole.", state)
+    if waited_ms >= context.policy.cold_start_ms and (plan := _without_peer(context, name, report, peer)) is not None:
+        return plan
     if waited_ms < context.policy.peer_alarm_ms:
         return None
     return alarm(
@@ -109,30 +128,19 @@ def _wait_for_peer(context: Context, name: str, report: NodeReport, peer: str) -
     )
 
 
-def lone_start_is_proved(context: Context, name: str, report: NodeReport) -> bool:
-    """It was stopped by its agent, pg_control still says so, and its WAL reaches everything that was ever seen.
-
-    The conditions of the lone rule that have a value without receipts (DESIGN section 4).
-    """
-    stop, record = report.planned_stop, context.record(name)
-    if stop is None or not stop.intact:
-        return False
-    timeline = context.state.history[-1].timeline if context.state.history else None
-    if timeline is not None and stop.timeline != timeline:
-        return False
-    seen = [record.confirmed_flush_lsn if record.confirmed_timeline == stop.timeline else None]
-    seen += [
-        context.record(other).confirmed_flush_lsn
-        for other in context.others(name)
-        if context.record(other).confirmed_timeline == stop.timeline
-    ]
-    if report.last_observed_timeline == stop.timeline:
-        seen.append(report.last_observed_flush_lsn)
-    # A shutdown checkpoint record follows whatever was flushed before it.
-    return all(lsn is None or lsn <= stop.checkpoint_lsn + _SHUTDOWN_RECORD_BYTES_MAX for lsn in seen)
-
-
-_SHUTDOWN_RECORD_BYTES_MAX = 8_192
+def _without_peer(context: Context, name: str, report: NodeReport, peer: str) -> Plan | None:
+    """Stopped whole: its peer is not needed. Else it is started closed, its peer's new name in its list, and stays closed
+    until the receipts have been compared, or the peer is back."""
+    if was_stopped_whole(context, name, report):
+        state = disqualified(context.state, peer, f"not to be asked, and {name} was proved complete without it")
+        state = with_node(state, name, waits_for_peer_since_ms=None)
+        return Plan("start.without_peer", f"{peer} does not answer: not eligible; {name} was stopped whole.", state)
+    own = own_end(context.record(name), report)
+    if own is None and not has_read_own_end(context.record(name), report):
+        return _read_own_end(context, name)
+    if own is None or why_end_is_short(context.state, name, own.end_lsn, own.timeline, report) is not None:
+        return None
+    return _start(context, name, (peer,), may_open_alone=False, own=own)
 
 
 def _compare_then_start(context: Context, name: str, report: NodeReport, peer: str) -> Plan | None:
@@ -143,6 +151,7 @@ def _compare_then_start(context: Context, name: str, report: NodeReport, peer: s
     fresh = (
         comparison is not None
         and comparison.revision == record.compared_revision
+        and comparison.outcome is not Comparison.ALONE
         and comparison.peer_incarnation == other.incarnation
     )
     if not fresh or comparison is None:
@@ -153,7 +162,7 @@ def _compare_then_start(context: Context, name: str, report: NodeReport, peer: s
             {name: CompareWal(peer=peer)},
         )
     if comparison.outcome is Comparison.EQUAL:
-        return _start(context, name, (peer,), may_open_alone=False)
+        return _start(context, name, (peer,), may_open_alone=False, own=comparison, compared=True)
     if comparison.outcome is Comparison.WAL_LOST:
         return _promote_peer(context, name, other, comparison.sentence)
     return _compare_again(context, name, peer, comparison.sentence)
@@ -203,9 +212,26 @@ def _wal_lost(context: Context, name: str, peer: str, sentence: str) -> Verdict:
     )
 
 
-def _start(context: Context, name: str, peers: tuple[str, ...], *, may_open_alone: bool) -> Plan:
+def _start(
+    context: Context,
+    name: str,
+    peers: tuple[str, ...],
+    *,
+    may_open_alone: bool,
+    own: WalComparison | None = None,
+    compared: bool = False,
+) -> Plan:
     state = with_node(
-        context.state, name, may_open_alone=may_open_alone, compared_revision=None, waits_for_peer_since_ms=None
+        context.state,
+        name,
+        may_open_alone=may_open_alone,
+        compared_revision=None,
+        receipts_revision=None,
+        receipts_asked=False,
+        waits_for_peer_since_ms=None,
+        end_lsn=own.end_lsn if own is not None else None,
+        end_short=_why_short(context, name, own),
+        started_compared=compared,
     )
     for other in context.others(name):
         # Also one that runs and is not eligible: its receiver would come back by itself, and nothing proves that it
@@ -215,6 +241,14 @@ def _start(context: Context, name: str, peers: tuple[str, ...], *, may_open_alon
     slots = tuple(slot_name(other) for other in context.others(name))
     sentence = f"Starting {name} closed, {'waiting for ' + names[0] if names else 'alone'}."
     return Plan("start.closed", sentence, state, {name: StartPrimary(names=names, slots=slots)})
+
+
+def _why_short(context: Context, name: str, own: WalComparison | None) -> str | None:
+    """Judged now: once it runs, its agent sees what recovery itself has written, and its end means nothing any more."""
+    report = context.report(name)
+    if own is None or report is None:
+        return "nobody read where its WAL ended before it was started"
+    return why_end_is_short(context.state, name, own.end_lsn, own.timeline, report)
 
 
 def new_generation(record: NodeRecord) -> int:

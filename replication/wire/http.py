@@ -89,9 +89,12 @@ def new_session() -> aiohttp.ClientSession:
     )
 
 
-async def get_bytes(session: aiohttp.ClientSession, url: str, *, deadline_ms: int) -> tuple[int, bytes]:
+async def get_bytes(
+    session: aiohttp.ClientSession, url: str, *, deadline_ms: int, token: str | None = None
+) -> tuple[int, bytes]:
     """GET: status and body. Raises WireError."""
-    return await _call(session, "GET", url, None, {}, deadline_ms)
+    headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+    return await _call(session, "GET", url, None, headers, deadline_ms)
 
 
 async def post_json(

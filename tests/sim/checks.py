@@ -24,8 +24,11 @@ class Checks:
     def __init__(self) -> None:
         self.now_ms = 0
         self.acknowledged: set[int] = set()
+        self.receipts: set[int] = set()
+        """Of those, what a server has told a client; the rest was only to be seen."""
         self.person_asked = False
         self._may_lose = False
+        self._opened_by_receipts: str | None = None
         self._last_sent = 0
         self._primary_of_term: dict[int, str] = {}
         self._seen = {"a": (0, 0), "b": (0, 0)}
@@ -39,8 +42,10 @@ class Checks:
         missing = self.acknowledged - set(node.wal)
         if not missing:
             return
-        if self._may_lose:
+        if self._may_lose or (node.name == self._opened_by_receipts and not missing & self.receipts):
+            # Accepted: what was only read, and whose receipt had not been written when the disk lost it, may be gone.
             self.acknowledged -= missing
+            self.receipts -= missing
             return
         raise LostWrite(f"missing on {node.name}: {sorted(missing)[:10]} of {len(self.acknowledged)}")
 
@@ -54,6 +59,8 @@ class Checks:
             self._last_sent = action.revision
             if isinstance(action.op, Rebuild):
                 self._check_damage(nodes[action.op.source], "is to be the source of a rebuild")
+        if decision.kind == "start.proved_alone":
+            self._opened_by_receipts = after.primary
         if begins_promotion(before, after) and after.transition is not None:
             self._check_damage(nodes[after.transition.candidate], "is to be promoted")
         is_new = before.primary != after.primary and before.primary is not None

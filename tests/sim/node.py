@@ -22,6 +22,7 @@ from replication.model import (
     PlannedStop,
     Postmaster,
     Probe,
+    ReceiptsFound,
     Receiver,
     Role,
     Slot,
@@ -94,6 +95,10 @@ class ModelNode:
     comparison: WalComparison | None = None
     certificate: Certificate | None = None
     places_read: PlacesRead | None = None
+    receipts_found: ReceiptsFound | None = None
+    observed_lsn: int = 0
+    """How far its agent saw its WAL flushed, at most a second ago."""
+    observed_timeline: int = 0
     promoted_lsn: int | None = None
 
     def refuses(self, action: Action) -> bool:
@@ -188,6 +193,9 @@ class ModelNode:
             "comparison": self.comparison,
             "certificate": self.certificate,
             "places_read": self.places_read,
+            "receipts_found": self.receipts_found,
+            "last_observed_flush_lsn": self.observed_lsn,
+            "last_observed_timeline": self.observed_timeline,
             "schema_applied": self.schema_applied,
             "slots": tuple(Slot(slot, False, "reserved") for slot in sorted(self.slots)),
         }

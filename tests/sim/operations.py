@@ -10,6 +10,7 @@ from replication.actions import (
     ApplySchema,
     Certify,
     Checkpoint,
+    CheckReceipts,
     CompareWal,
     EnsureSlot,
     Fence,
@@ -25,7 +26,17 @@ from replication.actions import (
     Stop,
     Unfence,
 )
-from replication.model import Certificate, Comparison, Growth, PlacesRead, PlannedStop, Role, Stage, WalComparison
+from replication.model import (
+    Certificate,
+    Comparison,
+    Growth,
+    PlacesRead,
+    PlannedStop,
+    ReceiptsFound,
+    Role,
+    Stage,
+    WalComparison,
+)
 from tests.sim.node import ModelNode
 
 if TYPE_CHECKING:
@@ -155,6 +166,9 @@ def _start_standby(world: World, node: ModelNode, action: Action) -> Outcome:
 
 def _compare(world: World, node: ModelNode, action: Action) -> Outcome:
     assert isinstance(action.op, CompareWal)
+    if action.op.peer is None:
+        node.comparison = WalComparison(action.revision, Comparison.ALONE, "", len(node.wal), node.timeline)
+        return OK
     peer = world.nodes[action.op.peer]
     if not world.answers(peer) or not world.has_link(node.name, peer.name):
         outcome = Comparison.PEER_UNREACHABLE
@@ -163,7 +177,7 @@ def _compare(world: World, node: ModelNode, action: Action) -> Outcome:
     else:
         outcome = Comparison.WAL_LOST
     node.comparison = WalComparison(
-        action.revision, outcome, outcome.value, len(node.wal), len(peer.wal), peer.last_incarnation
+        action.revision, outcome, outcome.value, len(node.wal), node.timeline, len(peer.wal), peer.last_incarnation
     )
     return OK
 
@@ -250,6 +264,15 @@ def _certify(world: World, node: ModelNode, action: Action) -> Outcome:
     return OK
 
 
+def _check_receipts(world: World, node: ModelNode, action: Action) -> Outcome:
+    """Every server's receipts, compared by content: the newest of what was acknowledged to a client."""
+    if node.process is None:
+        return WRONG
+    present = len(world.receipts & set(node.wal))
+    node.receipts_found = ReceiptsFound(action.revision, node.process.incarnation, len(world.receipts), present, 0)
+    return OK
+
+
 def _read_places(world: World, node: ModelNode, action: Action) -> Outcome:
     assert isinstance(action.op, ReadPlaces)
     if node.process is None:
@@ -276,4 +299,5 @@ OPERATIONS: dict[type[Any], Callable[[World, ModelNode, Action], Outcome]] = {
     Rebuild: _rebuild,
     Certify: _certify,
     ReadPlaces: _read_places,
+    CheckReceipts: _check_receipts,
 }

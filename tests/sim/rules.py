@@ -13,7 +13,10 @@ from failover.core import (
     candidate,
     decide,
     failing_over,
+    incident,
     invariants,
+    lone_rule,
+    node_faults,
     opening,
     settle,
     standing_by,
@@ -58,12 +61,32 @@ class Rule(NamedTuple):
 
 def everywhere(name: str, replacement: Any) -> tuple[tuple[ModuleType, str, Any], ...]:
     """Patches of one function in every module that has it by this name."""
-    modules = (alarms, candidate, decide, failing_over, invariants, opening, settle, standing_by, starting, switching)
+    modules = (
+        alarms,
+        candidate,
+        decide,
+        failing_over,
+        incident,
+        invariants,
+        lone_rule,
+        node_faults,
+        opening,
+        settle,
+        standing_by,
+        starting,
+        switching,
+    )
     return tuple((module, name, replacement) for module in modules if hasattr(module, name))
 
 
 ASSERTIONS = ((decide, "check_plan", nothing), (decide, "check_step", nothing))
 """The core's own assertions: taken out too, so that the world has to notice by itself."""
+
+_ANY_LONE_START = (
+    *everywhere("was_stopped_whole", always),
+    *everywhere("why_end_is_short", nothing),
+    *everywhere("why_receipts_forbid", nothing),
+)
 
 RULES: dict[str, Rule] = {
     "1: every stored state has a revision of its own": Rule(everywhere("next_revision", same_revision)),
@@ -75,10 +98,11 @@ RULES: dict[str, Rule] = {
     "4: damage is neither promoted nor copied": Rule(everywhere("carries_integrity_fault", never)),
     "5: a former primary is rebuilt": Rule(everywhere("must_former_be_rebuilt", never)),
     "5: a rebuilt node needs its certificate": Rule(everywhere("is_certificate_due", never)),
-    "a lone primary opens only when nothing can be missing": Rule(everywhere("lone_start_is_proved", always)),
+    "a lone primary opens only when nothing can be missing": Rule(_ANY_LONE_START),
     "only an eligible peer is compared and promoted on wal_lost": Rule(((starting, "is_eligible", always),)),
     "an eligible peer is compared before a start": Rule(((starting, "is_eligible", never), (opening, "is_eligible", never))),
     "a candidate that lost its WAL while it was promoted stays closed": Rule(everywhere("has_lost_wal", never)),
+    "a candidate that was restarted while it was promoted shows its receipts": Rule(everywhere("must_show_receipts", never)),
     "an action is settled only when it can run no more": Rule(everywhere("can_never_be_accepted", always)),
     "agents refuse revisions that are not above the highest": Rule(agents=frozenset({"revision"})),
     "agents refuse what is late, or was decided for another start": Rule(agents=frozenset({"time"})),

@@ -23,6 +23,7 @@ NOTICED_BY = {
     "a lone primary opens only when nothing can be missing": 26,
     "only an eligible peer is compared and promoted on wal_lost": 16,
     "an eligible peer is compared before a start": 9,
+    "a candidate that was restarted while it was promoted shows its receipts": 2551,
     "an action is settled only when it can run no more": 0,
     "agents refuse revisions that are not above the highest": 24,
     "agents prove the history before a start as standby": 60,

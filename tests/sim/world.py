@@ -23,6 +23,7 @@ from tests.sim.operations import interrupt, perform
 
 STEP_MS = 50
 HEARTBEAT_MS = 250
+REMEMBER_MS = 1_000
 ELIGIBLE_CHECK_MS = 250
 PEER = {"a": "b", "b": "a"}
 DSNS = {"a": "a", "b": "b"}
@@ -225,6 +226,8 @@ class World(Checks):
             process = node.process
             if process is None or process.in_recovery or self.is_frozen(node):
                 continue
+            if self.now_ms % REMEMBER_MS == 0 and self.answers(node):
+                node.observed_lsn, node.observed_timeline = len(node.wal), node.timeline
             is_open = process.stage is not None and process.stage.value == "open"
             if is_open and self.now_ms % HEARTBEAT_MS == 0 and self.answers(node):
                 node.wal.append(self.new_record())
@@ -237,6 +240,7 @@ class World(Checks):
         if done:
             process.waiting = [item for item in process.waiting if item[0] not in done]
             self.acknowledged |= done
+            self.receipts |= done
 
     def observe(self) -> Observation:
         """What a controller would see at this moment."""

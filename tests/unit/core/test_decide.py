@@ -13,7 +13,7 @@ from failover.core.decide import decide
 from failover.core.invariants import InvariantViolation, check_step
 from failover.core.model import Command, CommandKind, Observation, Policy, Silence, State, initial_state
 from failover.core.transitions import KINDS, TABLE, document
-from failover.core.view import next_step, phase
+from failover.core.view import phase
 from replication.actions import Fence, InitDb, Promote, StartPrimary
 from replication.model import (
     ActionResult,
@@ -23,7 +23,6 @@ from replication.model import (
     Postmaster,
     Probe,
     Role,
-    Stage,
     WalComparison,
     Walsender,
     Witness,
@@ -168,20 +167,6 @@ def test_pause_holds_promotions_and_ends_by_itself() -> None:
     assert decide(world.store, world.observe(), POLICY)[1].actions == ()
     later = msgspec.structs.replace(world.observe(), now_ms=world.now_ms + 1001)
     assert decide(world.store, later, POLICY)[1].kind == "failover.begin"
-
-
-def test_a_lone_primary_that_died_stays_closed_and_says_so() -> None:
-    world = healthy()
-    world.store = with_node(world.store, "b", eligible=False, needs_rebuild=True)
-    world.nodes["b"].agent_frozen_until_ms = 1 << 60
-    world.nodes["a"].die()
-    for _ in range(100):
-        world.step()
-    process = world.nodes["a"].process
-    assert process is not None
-    assert process.stage is Stage.CLOSED
-    assert phase(world.store, world.observe(), POLICY) is Phase.NO_PRIMARY
-    assert "--accept-data-loss" in (next_step(world.store, world.observe(), POLICY) or "")
 
 
 def test_a_comparison_that_never_succeeds_is_tried_again_and_told_to_a_person() -> None:
