@@ -83,7 +83,8 @@ async def test_one_node_alone_is_not_enough_and_the_status_says_whom_to_bring_ba
 async def test_a_primary_that_lost_the_end_of_its_wal_while_all_was_down_is_replaced_by_the_good_copy(
     tmp_path: Path,
 ) -> None:
-    """DESIGN section 4: started as it is, such a primary would let its standby throw the last good copy away."""
+    """DESIGN section 4: started as it is, such a primary would let its standby throw the last good copy away, and "A
+    disk that lost the tail of WAL ends recovery without any error"."""
     async with running(tmp_path, "--demo-practitioners", "20") as cluster:
         before = await cluster.view()
         primary = before["primary"]

@@ -21,6 +21,7 @@ GONE = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
 async def test_what_hung_acknowledges_nothing_when_it_wakes_up_and_comes_back_as_a_standby(tmp_path: Path) -> None:
+    """DESIGN 4: "Once it has stopped receiving the old primary's WAL, the old primary cannot acknowledge anything"."""
     assert HANG.heal is not None
     async with running(tmp_path, "--demo-practitioners", "20") as cluster:
         primary = (await cluster.view())["primary"]

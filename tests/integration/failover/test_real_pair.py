@@ -81,6 +81,7 @@ def is_healthy(cluster: dict[str, Any]) -> bool:
 
 
 async def test_from_nothing_through_a_failover_and_a_switchover(tmp_path: Path) -> None:
+    """DESIGN 4: "A running immediate CHECKPOINT holds relax and grow back until it ends"."""
     async with two_nodes(tmp_path) as pair:
         settings = settings_for(pair, tmp_path)
         async with controlled(pair, settings) as client:

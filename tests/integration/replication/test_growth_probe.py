@@ -25,6 +25,7 @@ versions = pytest.mark.parametrize(
 
 @versions
 async def test_growth_is_proved_under_load_each_time(tmp_path: Path, bindir: Path | None) -> None:
+    """DESIGN 4: "30 of 30 under load"."""
     async with two_nodes(tmp_path, bindir=bindir) as pair:
         await pair.stream()
         async with writing(pair.a):
@@ -45,6 +46,7 @@ async def test_growth_is_proved_under_load_each_time(tmp_path: Path, bindir: Pat
 async def test_sync_state_lies_while_the_checkpointer_stands_and_the_proof_does_not(
     tmp_path: Path, bindir: Path | None
 ) -> None:
+    """DESIGN 4: "`sync_state` proves nothing while the checkpointer is stopped"."""
     async with two_nodes(tmp_path, bindir=bindir) as pair:
         await pair.stream()
         with stopped(pair.a, "checkpointer"):

@@ -42,6 +42,7 @@ async def renewed(pair: Pair) -> NodeReport:
 
 
 async def test_without_the_controller_it_serves_while_the_standby_confirms(tmp_path: Path) -> None:
+    """DESIGN 4: "a synchronous heartbeat commit of its agent"."""
     async with primary_that_waits(tmp_path) as pair:
         report = await pair.a.wait(lambda report: (report.lease_expires_in_ms or 0) < -2 * TTL_MS, deadline_s=10)
         assert report.postmaster is Postmaster.RUNNING and not report.fenced

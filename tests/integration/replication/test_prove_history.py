@@ -46,6 +46,7 @@ async def test_a_primary_that_left_in_order_follows_the_promoted_one(tmp_path: P
 
 
 async def test_a_diverged_old_primary_is_refused_although_its_wal_ends_lower(tmp_path: Path) -> None:
+    """DESIGN 4: "A diverged old primary, started as a standby, reported the end of its own old timeline"."""
     async with two_nodes(tmp_path) as pair:
         await pair.stream()
         await pair.b.act(actions.Fence())
@@ -74,6 +75,7 @@ async def test_two_nodes_that_both_made_timeline_2_are_not_taken_for_one_history
 
 
 async def test_a_primary_that_lost_its_tail_and_filled_the_gap_is_no_upstream(tmp_path: Path) -> None:
+    """DESIGN 4: "A disk that lost the tail of WAL ends recovery without any error"."""
     async with two_nodes(tmp_path) as pair:
         await pair.stream()
         await insert(pair.a, 3_000)

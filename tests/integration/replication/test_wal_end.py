@@ -107,6 +107,7 @@ async def test_a_promoted_node_killed_before_its_next_checkpoint_is_read_across_
 
 
 async def test_a_running_standby_tells_its_end_once_it_receives_nothing_and_has_replayed_all(tmp_path: Path) -> None:
+    """DESIGN 4: "never its receive LSN"."""
     async with two_nodes(tmp_path) as pair:
         await pair.stream()
         assert await wal_end(pair.a) is None

@@ -64,6 +64,7 @@ async def test_a_killed_primary_fails_no_request_and_doubles_none(tmp_path: Path
 
 
 async def test_a_cancelled_wait_for_the_standby_is_not_an_acknowledgement(tmp_path: Path) -> None:
+    """DESIGN 4: "A cancelled wait for synchronous replication is not an acknowledgement"."""
     async with clinic(tmp_path) as it:
         (slot,) = await it.proposals(1)
         await set_names(it, "ghost")
@@ -126,6 +127,7 @@ async def test_without_a_primary_reads_come_from_the_standby_and_say_how_old_the
 
 
 async def test_a_stopped_primary_is_replaced_and_what_it_says_later_is_thrown_away(tmp_path: Path) -> None:
+    """DESIGN 4: "a query that lay in the socket of a stopped primary was answered 18 ms after SIGCONT"."""
     async with clinic(tmp_path) as it:
         first, second = await it.proposals(2)
         standby = await standby_of(it.node, tmp_path)

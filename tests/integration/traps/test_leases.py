@@ -60,8 +60,8 @@ async def test_a_primary_whose_standby_is_behind_a_frozen_path_fences_itself_tho
 
 
 async def test_a_frozen_path_is_noticed_by_both_sides_within_seconds(tmp_path: Path) -> None:
-    """DESIGN 4: "Set `wal_sender_timeout`, `wal_receiver_timeout` to 2 s", since "over a frozen path it was shown for more
-    than 9.7 s"."""
+    """DESIGN 4: "Set `wal_sender_timeout`, `wal_receiver_timeout` to 2 s", since "over a frozen path it was shown for
+    more than 9.7 s", and ""Still streaming" is no proof"."""
     async with behind_a_proxy(tmp_path, lease_ttl_ms=600_000) as (pair, proxy):
         proxy.freeze()
         await pair.a.wait(lambda report: not report.walsenders, deadline_s=FENCED_S_MAX)

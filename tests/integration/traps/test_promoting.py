@@ -151,7 +151,8 @@ async def test_a_promotion_that_is_late_stays_pending_and_is_seen_through(
 async def test_a_pending_promotion_does_not_outlive_the_start_that_it_was_meant_for(
     tmp_path: Path, bindir: Path
 ) -> None:
-    """DESIGN 6: "killed b's postmaster (exit confirmed), removed the promote signal file and found no new timeline"."""
+    """DESIGN 6: "killed b's postmaster (exit confirmed), removed the promote signal file and found no new timeline",
+    and "a pending promotion fires as soon as replay resumes"."""
     async with two_nodes(tmp_path, bindir=bindir) as pair:
         await pair.stream()
         await pair.b.act(actions.Fence())
