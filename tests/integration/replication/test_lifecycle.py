@@ -25,6 +25,10 @@ from tests.nodes import POSTGRES_15, NodeUnderTest, make_settings, one_node
 needs_15 = pytest.mark.skipif(not (POSTGRES_15 / "postgres").exists(), reason="no system PostgreSQL 15")
 
 
+LONG_QUERY = "SELECT count(*) FROM generate_series(1, 3000) a, generate_series(1, 3000) b, generate_series(1, 100) c"
+"""Half a minute of work, in which a backend does not look whether its postmaster lives."""
+
+
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[NodeUnderTest]:
     async with one_node(tmp_path) as node:
@@ -93,6 +97,7 @@ async def test_a_killed_postmaster_is_seen_at_once_and_its_backends_are_ended(no
     """DESIGN 4: "After a SIGKILL of the postmaster alone a running query was answered 2.2 s later"."""
     incarnation = await node.first_start()
     client = await node.connect()
+    busy = asyncio.ensure_future(client.fetchval(LONG_QUERY))
     seen = asyncio.Event()
     node.running.supervisor.process.exited.add_done_callback(lambda _: seen.set())  # type: ignore[union-attr]
     began = time.monotonic()
@@ -106,25 +111,11 @@ async def test_a_killed_postmaster_is_seen_at_once_and_its_backends_are_ended(no
     while processes(node):
         assert time.monotonic() < end, processes(node)
         await asyncio.sleep(0.005)
-    client.terminate()
-
-
-async def test_a_crashed_backend_ends_the_node_at_once(node: NodeUnderTest) -> None:
-    """DESIGN 4: "the postmaster needs 1.7 s to go after a child's crash". Nothing restarts by itself
-    (restart_after_crash is off), and nobody waits for the postmaster's own pace."""
-    await node.first_start()
-    client = await node.connect()
-    victim = await client.fetchval("SELECT pg_backend_pid()")
-    began = time.monotonic()
-    os.kill(victim, signal.SIGKILL)
-    report = await node.wait(lambda report: report.postmaster is Postmaster.EXITED)
-    assert time.monotonic() - began < 1.5
-    assert report.exit_sentence is not None
-    client.terminate()
+    with pytest.raises(SQL_ERRORS):
+        await busy
 
 
 async def test_a_fence_kills_every_process_within_a_moment(tmp_path: Path) -> None:
-    """DESIGN 4: "43 ms with 112 processes"."""
     async with one_node(tmp_path) as node:
         incarnation = await node.first_start()
         clients = await asyncio.gather(*(node.connect() for _ in range(60)))

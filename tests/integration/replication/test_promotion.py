@@ -23,7 +23,6 @@ versions = pytest.mark.parametrize(
 
 @versions
 async def test_a_paused_replay_does_not_hold_a_promotion_up(tmp_path: Path, bindir: Path | None) -> None:
-    """DESIGN 6: "a promotion while replay is paused costs up to 1 s"."""
     async with two_nodes(tmp_path, bindir=bindir) as pair:
         await pair.stream()
         connection = await pair.b.connect()

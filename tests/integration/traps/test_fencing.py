@@ -18,13 +18,13 @@ from replication.model import Postmaster
 from replication.postmaster import clean_environment
 from replication.proc import ProcessId, find_postmaster, read_stat
 from replication.settings_file import conf_path
+from tests.integration.replication.test_lifecycle import LONG_QUERY
 from tests.integration.traps.commits import pid_of, processes, standing_still
 from tests.nodes import NodeUnderTest, one_node
 
 COUNT = 112
 FENCED_MS_MAX = 1_500
 """The trial took 43 ms; two busy cores may need longer, and a child that stands still would cost 5 s without a SIGKILL."""
-_LONG = "SELECT count(*) FROM generate_series(1, 10000000)"
 _NEVER_REAPS = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(600)"
 
 
@@ -57,10 +57,10 @@ async def test_the_children_of_a_postmaster_that_was_killed_alone_are_ended_befo
     async with one_node(tmp_path, bindir=bindir) as node:
         await node.first_start()
         client = await node.connect()
-        running = asyncio.ensure_future(client.fetchval(_LONG))
+        running = asyncio.ensure_future(client.fetchval(LONG_QUERY))
         observer = await node.running.node.connect()
         async with asyncio.timeout(5):
-            while not await observer.fetchval("SELECT count(*) FROM pg_stat_activity WHERE query = $1", _LONG):
+            while not await observer.fetchval("SELECT count(*) FROM pg_stat_activity WHERE query = $1", LONG_QUERY):
                 await asyncio.sleep(0.005)
         observer.terminate()
         monkeypatch.setattr(node.running.supervisor, "_after_exit", nothing)  # only the fence that is asked for

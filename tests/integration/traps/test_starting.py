@@ -38,8 +38,8 @@ async def test_after_a_childs_crash_the_agent_ends_the_rest_itself_at_once(tmp_p
             await node.wait(lambda _: not processes(node))
             assert time.monotonic() - began < 3
         client.terminate()
-        # nothing came up again by itself
-        assert (await node.report()).postmaster is Postmaster.EXITED
+        report = await node.report()
+        assert report.postmaster is Postmaster.EXITED and report.exit_sentence is not None, "nothing came up by itself"
 
 
 async def test_a_start_that_is_not_closed_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
