@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from failover.core.model import SeenServer
 from replication.model import ServerReport
 
@@ -49,6 +51,6 @@ def _matters(report: ServerReport) -> tuple[object, ...]:
         failing,
         report.connect_error,
         report.faults,
-        report.receipts,
+        msgspec.structs.replace(report.receipts, began_ms_ago=0) if report.receipts is not None else None,
         report.receipts_problem,
     )

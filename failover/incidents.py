@@ -13,11 +13,12 @@ import msgspec
 
 from failover.core.model import Decision, IncidentEvent, Observation, State, Verdict
 from replication.actions import op_name
-from replication.model import ReceiptCheck
+from replication.model import Cause, ReceiptCheck
 
 OUTAGE_BEGAN = "outage.began"
 OUTAGE_ENDED = "outage.ended"
 _ACTION = "action."
+_STARTS = ("start.", "no_primary")
 _FRESH_SERVER_MS = 3_000
 _TOLD_BY_THE_CORE = (
     "failover.begin",
@@ -66,7 +67,7 @@ def lines_of(before: State, after: State, decision: Decision, observation: Obser
     if incident is None:
         return decision.incident_events
     lines = list(decision.incident_events)
-    if _begins_outage(before, after):
+    if _begins_outage(before, after, decision):
         lines.append(_outage_began(incident, observation))
     if (decision.actions or decision.replies) and decision.kind not in _TOLD_BY_THE_CORE:
         lines.append(_line(incident, observation, decision.kind, decision.sentence))
@@ -77,8 +78,10 @@ def lines_of(before: State, after: State, decision: Decision, observation: Obser
     return tuple(lines)
 
 
-def _begins_outage(before: State, after: State) -> bool:
-    """From here on nobody serves until the candidate does."""
+def _begins_outage(before: State, after: State, decision: Decision) -> bool:
+    """From here on nobody serves until the candidate does, or the primary that is brought back."""
+    if decision.kind.startswith(_STARTS) and any(line.event == "opened" for line in decision.incident_events):
+        return True
     was = before.transition is not None and before.transition.step == "promoting"
     now = after.transition
     return not was and now is not None and now.step == "promoting" and now.incident is not None
@@ -92,8 +95,10 @@ def outage_ended(incident: str, now_ms: int, at: str, primary: str) -> IncidentE
 
 def has_open_outage(lines: Iterable[IncidentEvent]) -> bool:
     """An outage began and its end was not written, as after the death of a controller."""
-    events = [line.event for line in lines]
-    return events.count(OUTAGE_BEGAN) > events.count(OUTAGE_ENDED)
+    is_open = False
+    for line in lines:
+        is_open = (is_open or line.event == OUTAGE_BEGAN) and line.event != OUTAGE_ENDED
+    return is_open
 
 
 def build(lines: Iterable[IncidentEvent]) -> list[Incident]:
@@ -106,7 +111,7 @@ def build(lines: Iterable[IncidentEvent]) -> list[Incident]:
 
 def _record(incident: str, lines: list[IncidentEvent]) -> Incident:
     first = {line.event: line for line in reversed(lines)}
-    verdict = next((line.verdict for line in lines if line.verdict is not None), None)
+    verdict = _verdict([line.verdict for line in lines if line.verdict is not None])
     closed = first.get("closed")
     return Incident(
         id=incident,
@@ -125,6 +130,12 @@ def _record(incident: str, lines: list[IncidentEvent]) -> Incident:
             if line.event.startswith(_ACTION)
         ),
     )
+
+
+def _verdict(verdicts: list[Verdict]) -> Verdict | None:
+    """The first, unless a later one found the damage behind a dead process or a silent path."""
+    deeper = (verdict for verdict in verdicts if verdict.cause in (Cause.CORRUPTION, Cause.STORAGE))
+    return next(deeper, verdicts[0] if verdicts else None)
 
 
 def _outage_ms(lines: list[IncidentEvent]) -> int | None:

@@ -420,6 +420,9 @@ class ReceiptCheck(msgspec.Struct, frozen=True):
     lost: int = 0
     double_booked: int = 0
     missing: tuple[str, ...] = ()
+    began_ms_ago: int = 0
+    """When the report that carries it was sent: rows seen before a restart say nothing of what the restarted primary
+    holds."""
 
 
 class ReceiptsFound(msgspec.Struct, frozen=True):

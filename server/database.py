@@ -35,6 +35,8 @@ class Database:
         """Requests that wait for a primary now."""
         self.lost_s: float | None = None
         """Since when there has been no usable primary; None while there is one (time.monotonic)."""
+        self.losses = 0
+        """How often there was none any more."""
         self._settings = settings
         self._password = password
         self._spawn = spawn
@@ -194,5 +196,6 @@ class Database:
             self.lost_s = None
         elif self.lost_s is None:
             self.lost_s = time.monotonic()
+            self.losses += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

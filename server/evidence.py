@@ -40,6 +40,7 @@ class Evidence(Watcher):
         self.writes_in_flight = 0
         self.receipts: ReceiptCheck | None = None
         self.receipts_problem: str | None = None
+        self._receipts_began_ms = 0
         self._server = server
         self._witness = WriteWitness()
         self._connect_error: str | None = None
@@ -61,6 +62,7 @@ class Evidence(Watcher):
     def receipts_checked(self, result: ReceiptCheck) -> None:
         """A comparison of the receipts with the primary's rows has ended."""
         self.receipts = result
+        self._receipts_began_ms = _now_ms() - result.began_ms_ago
         self._news.set()
 
     def receipts_changed(self, problem: str | None) -> None:
@@ -144,9 +146,14 @@ class Evidence(Watcher):
             writes_failing_ms=self._witness.failing_ms(_now_ms()),
             connect_error=self._connect_error,
             faults=tuple(self._faults.values()),
-            receipts=self.receipts,
+            receipts=self._aged_receipts(),
             receipts_problem=self.receipts_problem,
         )
+
+    def _aged_receipts(self) -> ReceiptCheck | None:
+        if self.receipts is None:
+            return None
+        return msgspec.structs.replace(self.receipts, began_ms_ago=_now_ms() - self._receipts_began_ms)
 
     async def run(self, session: aiohttp.ClientSession, controller_url: str, token: str) -> None:
         """Post until cancelled. A controller that is away is no reason to stop."""

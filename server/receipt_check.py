@@ -27,13 +27,14 @@ _MISSING_SHOWN_MAX = 20
 
 
 class ReceiptChecker:
-    """`run` for ever; `ask` has the check done again."""
+    """`run` for ever: once in every term, and whenever the primary was away; `ask` has it done again."""
 
     def __init__(self, database: Database, receipts: Receipts, evidence: Evidence) -> None:
         self._database = database
         self._receipts = receipts
         self._evidence = evidence
         self._checked_term: int | None = None
+        self._checked_losses = 0
         self._asked = asyncio.Event()
         self._done = asyncio.Condition()
 
@@ -41,12 +42,17 @@ class ReceiptChecker:
         """Check once in every term; forget what is certified. Ends only when cancelled."""
         while True:
             pool = self._database.primary
-            if pool is not None and (pool.endpoint.term != self._checked_term or self._asked.is_set()):
+            if pool is not None and self._is_due(pool):
                 await self._settled(pool)
                 self._asked.clear()
                 await checking()(self._check_while_primary, pool)
             await self._forget()
             await self._database.changed_or_asked(self._asked, _LOOK_EVERY_S)
+
+    def _is_due(self, pool: Pool) -> bool:
+        """In a new term, after the primary was away (it may have been restarted), and when somebody asked."""
+        away = self._database.losses != self._checked_losses
+        return pool.endpoint.term != self._checked_term or away or self._asked.is_set()
 
     async def ask(self, until_s: float) -> ReceiptCheck:
         """The result of the next check that ends. Raises NoConnection when none ended by `until_s`."""
@@ -70,12 +76,14 @@ class ReceiptChecker:
     async def _check_while_primary(self, pool: Pool) -> None:
         if pool.is_closed:
             return  # the next term is checked instead
+        losses = self._database.losses
         try:
             result = await self._check(pool)
         except UnexpectedDatabaseError as error:
             _log.error("server.receipts_unchecked", sentence=str(error))
+            self._checked_term, self._checked_losses = pool.endpoint.term, losses
             return
-        self._checked_term = result.term
+        self._checked_term, self._checked_losses = result.term, losses
         self._evidence.receipts_checked(result)
         log = _log.info if result.lost == 0 and result.double_booked == 0 else _log.error
         log("server.receipts_checked", **msgspec.structs.asdict(result))
@@ -83,6 +91,7 @@ class ReceiptChecker:
             self._done.notify_all()
 
     async def _check(self, pool: Pool) -> ReceiptCheck:
+        began_s = time.monotonic()
         receipts = self._receipts.newest()
         missing: list[str] = []
         for start in range(0, len(receipts), _BATCH):
@@ -96,6 +105,7 @@ class ReceiptChecker:
             lost=len(missing),
             double_booked=int(rows[0]["found"]),
             missing=tuple(missing[:_MISSING_SHOWN_MAX]),
+            began_ms_ago=int((time.monotonic() - began_s) * 1000),
         )
 
     async def _check_batch(self, pool: Pool, batch: list[Receipt]) -> list[str]:

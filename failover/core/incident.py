@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from failover.core.context import Context, Plan
@@ -40,9 +42,22 @@ def note_receipts(context: Context) -> Plan | None:
 
 
 def may_close(context: Context) -> bool:
-    """The receipts were compared in this term, and nothing is missing."""
+    """The receipts were compared in this term, on this start of the primary, and nothing is missing."""
     check = context.state.incident_receipts
-    return check is not None and check.term == context.state.term and is_whole(check)
+    return check is not None and check == checked_receipts(context.state, context.observation) and is_whole(check)
+
+
+def with_outage(context: Context, plan: Plan | None) -> Plan | None:
+    """The first step of bringing a primary back that ended although nobody had asked for it opens the record."""
+    name = context.state.primary
+    report = context.report(name)
+    if plan is None or report is None or plan.state.incident is not None or report.exit_sentence is None:
+        return plan
+    verdict = diagnose_primary(context)
+    if verdict is None or not context.state.history:
+        return plan
+    state, _, events = open_incident(context, plan.state, verdict)
+    return replace(plan, state=state, events=(*events, *plan.events))
 
 
 def note_damage(context: Context) -> Plan | None:

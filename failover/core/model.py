@@ -293,6 +293,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     pause_reason: str = ""
     incident: str | None = None
     incident_verdict: Verdict | None = None
+    started_ms: int = 0
+    """When the last closed start of a primary was decided."""
     incident_receipts: ReceiptCheck | None = None
     """What the servers found when they compared their receipts while the incident was open, all of them together."""
     alarms: tuple[Alarm, ...] = ()

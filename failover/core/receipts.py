@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from failover.core.model import Observation, State
+from failover.core.model import Observation, SeenServer, State
 from replication.model import ReceiptCheck
 
 FRESH_SERVER_MS = 3_000
@@ -12,8 +12,8 @@ _MISSING_MAX = 20
 def checked_receipts(state: State, observation: Observation) -> ReceiptCheck | None:
     """The comparison of this term by every server that is heard from, added up; None until all of them have made it, or
     while no server is heard from at all."""
-    fresh = [seen.report for seen in observation.servers if seen.age_ms <= FRESH_SERVER_MS]
-    found = [report.receipts for report in fresh if report.receipts is not None and report.receipts.term == state.term]
+    fresh = [seen for seen in observation.servers if seen.age_ms <= FRESH_SERVER_MS]
+    found = [check for seen in fresh if (check := _of_this_start(state, observation, seen)) is not None]
     if not found or len(found) < len(fresh):
         return None
     return ReceiptCheck(
@@ -25,6 +25,15 @@ def checked_receipts(state: State, observation: Observation) -> ReceiptCheck | N
         double_booked=max(check.double_booked for check in found),
         missing=tuple(name for check in found for name in check.missing)[:_MISSING_MAX],
     )
+
+
+def _of_this_start(state: State, observation: Observation, seen: SeenServer) -> ReceiptCheck | None:
+    """A comparison in this term that began after the primary's last start was decided."""
+    check = seen.report.receipts
+    if check is None or check.term != state.term:
+        return None
+    began_ms = observation.now_ms - seen.age_ms - check.began_ms_ago
+    return check if began_ms >= state.started_ms else None
 
 
 def is_whole(check: ReceiptCheck) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 from failover.core.candidate import carries_integrity_fault, has_own_data, is_eligible
 from failover.core.context import Context, Plan, disqualified, slot_name, standby_name, with_alarm, with_node
 from failover.core.failing_over import begin_failover
+from failover.core.incident import with_outage
 from failover.core.lone_rule import own_end, was_stopped_whole, why_end_is_short
 from failover.core.model import NodeRecord, Verdict
 from replication.actions import CompareWal, InitDb, StartPrimary
@@ -63,6 +64,10 @@ def _found_data(context: Context) -> str | None:
 
 def start_dead_primary(context: Context) -> Plan | None:
     """In place, closed, when nothing promotable may replace it; after the comparison of WAL when a peer is eligible."""
+    return with_outage(context, _bring_back(context))
+
+
+def _bring_back(context: Context) -> Plan | None:
     name = context.state.primary
     if name is None or context.state.transition is not None or context.state.system_identifier is None:
         return None
@@ -233,6 +238,7 @@ def _start(
         end_short=_why_short(context, name, own),
         started_compared=compared,
     )
+    state = msgspec.structs.replace(state, started_ms=context.now_ms)
     for other in context.others(name):
         # Also one that runs and is not eligible: its receiver would come back by itself, and nothing proves that it
         # follows from what this start found on its disk. Under a new name it is started anew, with that proof.
