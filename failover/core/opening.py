@@ -88,7 +88,7 @@ def _without_standby(context: Context, name: str, report: NodeReport) -> Plan | 
 
 def _open_with_standby(context: Context, name: str, report: NodeReport) -> Plan | None:
     incarnation = report.incarnation or ""
-    if report.stage is Stage.CLOSED and not context.record(name).started_compared:
+    if not context.record(name).started_compared:
         return _closed_without_comparison(context, name, report)
     if report.stage is Stage.CLOSED:
         op = SetStage(stage=Stage.REPLICATING, incarnation=incarnation)
@@ -101,11 +101,11 @@ def _open_with_standby(context: Context, name: str, report: NodeReport) -> Plan 
 
 
 def _closed_without_comparison(context: Context, name: str, report: NodeReport) -> Plan | None:
-    """Its peer could not be asked before the start. It must not stream before its WAL was compared: when the peer is back
-    that is made up for, and until then only the receipts can open it, alone."""
+    """Its peer could not be asked before the start, or was found to hold more afterwards. It must not stream before their
+    WAL was compared: when the peer answers that is made up for, and until then only the receipts can open it, alone."""
     peers = [other for other in context.others(name) if is_eligible(context.record(other))]
     if any(context.report(peer) is not None for peer in peers):
-        sentence = f"{peers[0]} answers again: stopping {name}, so that their WAL can be compared."
+        sentence = f"Stopping {name}, so that its WAL can be compared with that of {peers[0]}, which answers."
         return Plan("start.compare_after_all", sentence, context.state, {name: Fence()})
     return _prove_alone(context, name, report)
 

@@ -75,6 +75,9 @@ def _delayed(state: State, name: str, policy: Policy) -> State:
 def _start_failed(state: State, name: str, result: ActionResult, policy: Policy) -> State:
     """A standby that cannot follow is rebuilt, but never while it is eligible: then it may hold the only good copy."""
     record = state.nodes[name]
+    if is_eligible(record) and state.primary is not None and result.reason in _REBUILD_REASONS:
+        # It holds what the primary does not: that lost its end after the comparison, and must be compared again.
+        return with_node(state, state.primary, started_compared=False)
     if is_eligible(record) or name == state.primary:
         return state
     tries_used_up = record.failures >= policy.start_failures_max and result.reason == Reason.FAILED

@@ -31,7 +31,7 @@ TABLE: tuple[Row, ...] = (
     Row("start.read_end", "start", "the primary is stopped and nobody is to be compared with", "compare_wal without a peer: where its WAL ends", ("start.closed",)),
     Row("start.check_receipts", "start", "closed, nobody to be compared with, and its WAL reaches all that was seen of it", "check_receipts, which the controller fills with those of every server", ("start.proved_alone", "no_primary")),
     Row("start.proved_alone", "start", "every acknowledged write is on it", "journal: nothing else is eligible, it may open alone", ("start.relax", "start.open_alone")),
-    Row("start.compare_after_all", "start", "closed without a comparison, and the eligible peer answers again", "fence", ("start.compare",)),
+    Row("start.compare_after_all", "start", "not open, without a comparison that holds, and the eligible peer answers", "fence", ("start.compare",)),
     Row("start.compare", "start", "the primary is stopped, its peer is eligible but not promotable", "compare_wal", ("start.closed", "start.wal_lost", "start.compare_again")),
     Row("start.compare_again", "start", "the peer could not tell where its WAL ends", "none; again after a delay", ("start.compare",)),
     Row("start.closed", "start", "the comparison found the WAL equal, or nothing is eligible", "start_primary with the list of names", ("start.schema", "start.replicating", "start.open_alone", "no_primary")),
