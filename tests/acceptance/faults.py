@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -89,10 +90,23 @@ async def corrupt_page(cluster: Cluster, primary: str) -> float:
     return began
 
 
+async def kill_primary_and_controller(cluster: Cluster, primary: str) -> float:
+    """SIGKILL of the controller the moment the primary is killed: nobody decides until it was started again."""
+
+    def kill_both() -> None:
+        os.kill(cluster.ready.pids.controller or 0, signal.SIGKILL)
+        cluster.kill_postgres(primary)
+
+    began = time.monotonic()
+    await asyncio.to_thread(kill_both)
+    return began
+
+
 KILL_PRIMARY = Fault("SIGKILL of the primary", kill_primary, "process_dead")
 KILL_BOTH = Fault("SIGKILL of agent and primary", kill_agent_and_primary, "process_dead")
 HANG = Fault("SIGSTOP of agent and primary", freeze_node, "unresponsive", thaw_node)
 SWITCHOVER = Fault("planned switchover", switch_over, None)
 CORRUPT_PAGE = Fault("read of a corrupt heap page", corrupt_page, "page_corrupt")
 """Needs PostgreSQL 17 or newer: an older one cannot be made to read the page again while it runs."""
-FAULTS = (KILL_PRIMARY, KILL_BOTH, HANG, CORRUPT_PAGE, SWITCHOVER)
+KILL_CONTROLLER_TOO = Fault("SIGKILL of primary and controller", kill_primary_and_controller, "process_dead")
+FAULTS = (KILL_PRIMARY, KILL_BOTH, HANG, CORRUPT_PAGE, KILL_CONTROLLER_TOO, SWITCHOVER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.acceptance.checker import check
 from tests.acceptance.cluster import Cluster, running
 from tests.acceptance.workload import Workload
 
-ROUNDS = 3
+ROUNDS = int(os.environ.get("LOCUM_ROUNDS", "3"))
 LOST_BYTES = 40_000
 OPEN_MS_MAX = 30_000
 """Generous, for two busy cores: an idle machine needs half a second, and three with the agents' restart."""

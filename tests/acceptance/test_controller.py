@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
 from pathlib import Path
 
 from tests.acceptance import fhir
-from tests.acceptance.checker import check
 from tests.acceptance.cluster import Cluster, running
 from tests.acceptance.workload import Workload
 
-STANDSTILL_S = 6.0
-"""Twice the node lease."""
+STANDSTILL_S = float(os.environ.get("LOCUM_STANDSTILL_S", "6"))
+"""Twice the node lease, unless more is asked for."""
 GAP_MS_MAX = 2_000
 
 
@@ -46,27 +44,3 @@ async def test_while_the_controller_stands_still_bookings_go_on_and_when_it_wake
         assert (after["term"], after["primary"]) == (before["term"], before["primary"])
         assert {node: cluster.postmaster(node) for node in after["nodes"]} == postmasters
         assert await cluster.incidents() == []
-
-
-async def test_controller_and_primary_killed_together_are_followed_by_a_promotion(tmp_path: Path) -> None:
-    async with running(tmp_path, "--demo-practitioners", "20") as cluster:
-        primary = (await cluster.view())["primary"]
-        proposals = await fhir.endless(cluster.session, cluster.ready.server)
-
-        def kill_both() -> None:
-            os.kill(controller_pid(cluster), signal.SIGKILL)
-            cluster.kill_postgres(primary)
-
-        async with Workload(cluster.ready.server, proposals, rate=50) as workload:
-            await workload.until_acknowledged(50)
-            await asyncio.to_thread(kill_both)
-            await cluster.wait_until(lambda view: view["primary"] not in (None, primary))
-            await workload.until_acknowledged(50)
-            view = await cluster.wait_healthy()
-            history = await workload.stop()
-        assert [(item.status, item.error) for item in history.failed] == []
-        assert view["nodes"][primary]["role"] == "standby"
-        async with cluster.sql(view["primary"]) as connection:
-            findings = await check(connection, history)
-        assert findings.is_clean, findings
-        assert (await cluster.incidents())[-1]["verdict"]["kind"] == "process_dead"
