@@ -20,6 +20,9 @@ CONF = "postgresql.conf"
 HBA = "pg_hba.conf"
 IDENT = "pg_ident.conf"
 
+_UPSTREAM_SILENCE_MS = 2_000
+"""How long a standby waits for an upstream that acknowledges nothing, not even a SYN; as long as wal_receiver_timeout."""
+
 DEFAULTS = {
     "shared_buffers": "128MB",
     "effective_cache_size": "512MB",
@@ -152,7 +155,10 @@ def conninfo(node: Node, written: Written) -> str:
     peer = node.settings.peers.get(written.upstream)
     if peer is None:
         raise SettingsError(f"node {node.name} does not know a peer {written.upstream!r}: add it to [peers]")
-    return replication_conninfo(node, peer.postgres_host, peer.postgres_port, written.standby_name or "")
+    # A walreceiver heeds no connect_timeout (libpqwalreceiver connects asynchronously): behind a path that drops packets
+    # one connect lasts as long as the kernel sends SYNs, up to two minutes, with longer and longer pauses between them.
+    upstream = replication_conninfo(node, peer.postgres_host, peer.postgres_port, written.standby_name or "")
+    return f"{upstream} tcp_user_timeout={_UPSTREAM_SILENCE_MS}"
 
 
 def replication_conninfo(node: Node, host: str, port: int, application_name: str) -> str:
