@@ -16,10 +16,10 @@ from compose.proc import command_lines, end
 from replication.proc import ProcessId, alive, identify
 from replication.wire.secrets import write_private
 
-PROCESSES = ("controller", "server", *(f"agent-{node}" for node in NODES))
+PROCESSES = ("controller", "server", *(f"agent-{node}" for node in NODES), "proxies")
 """In the order in which leftovers are ended: nobody decides or books while the agents change."""
 
-_PATIENCE_MS = {"controller": 3_000, "server": 5_000}
+_PATIENCE_MS = {"controller": 3_000, "server": 5_000, "proxies": 3_000}
 
 
 def record(layout: Layout, running: dict[str, ProcessId]) -> None:

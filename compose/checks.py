@@ -19,17 +19,27 @@ from compose.options import UpOptions
 FIRST_START_BYTES = 400 * 1024 * 1024
 """Two fresh nodes with their first WAL segments, the logs and the store."""
 LATER_START_BYTES = 64 * 1024 * 1024
+UNIX_PATH_BYTES_MAX = 107
 
 
 def check_options(options: UpOptions) -> None:
-    """Refuse a number of nodes other than two, and ports outside 1024..65513. Raises UpRefused."""
+    """Refuse a number of nodes other than two, ports outside 1024..65513 (65495 with --proxied), and a data directory of
+    which the control socket's path is too long. Raises UpRefused."""
     if options.nodes != len(NODES):
         raise UpRefused(
             f"--nodes {options.nodes} is refused: with other than 2 nodes a standby could confirm a write that the "
             "promoted one does not have (quorum promotion is not designed yet); leave --nodes out"
         )
-    if not 1024 <= options.port <= 65535 - 22:
-        raise UpRefused(f"--port {options.port} leaves no room for the ports up to PORT + 22; choose 1024 to 65513")
+    last = Ports(0, options.proxied).highest
+    if not 1024 <= options.port <= 65535 - last:
+        room = f"leaves no room for the ports up to PORT + {last}; choose 1024 to {65535 - last}"
+        raise UpRefused(f"--port {options.port} {room}")
+    socket_path = Layout(options.data).links_socket
+    if options.proxied and len(os.fsencode(socket_path)) > UNIX_PATH_BYTES_MAX:
+        raise UpRefused(
+            f"--proxied: {socket_path} is longer than the {UNIX_PATH_BYTES_MAX} bytes of a unix socket's path; "
+            "choose a shorter directory with --data"
+        )
     if not 0 <= options.demo_practitioners <= 80:
         raise UpRefused(f"--demo-practitioners {options.demo_practitioners}: the demo clinic has 0 to 80 practitioners")
 

@@ -1,4 +1,7 @@
-"""The process behind `locum agent`, `locum controller` and `locum server`: imports its own part and nothing else."""
+"""The process behind `locum agent`, `locum controller`, `locum server` and the links of `locum up --proxied`.
+
+It imports its own part and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from pathlib import Path
 
 
 def run_child(role: str, settings: Path) -> int:
-    """Run one part until SIGTERM or SIGINT, and return its exit code. `role` is agent, controller or server."""
+    """Run one part until SIGTERM or SIGINT, and return its exit code. `role` is agent, controller, server or proxies."""
     if role == "agent":
         from replication.agent import run as run_agent
 
@@ -19,4 +22,8 @@ def run_child(role: str, settings: Path) -> int:
         from server.app import run as run_server
 
         return int(run_server(settings))
-    raise ValueError(f"no such part: {role!r}; there are agent, controller and server")
+    if role == "proxies":
+        from compose.proxies import run as run_proxies
+
+        return int(run_proxies(settings))
+    raise ValueError(f"no such part: {role!r}; there are agent, controller, server and proxies")

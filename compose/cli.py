@@ -41,6 +41,14 @@ def up(
     no_demo: Annotated[bool, typer.Option("--no-demo", help="No demo clinic.")] = False,
     pg_bindir: Annotated[Path | None, typer.Option(metavar="DIR", help="PostgreSQL's binaries, 15 to 18.")] = None,
     observe_only: Annotated[bool, typer.Option("--observe-only", help="Decide and tell, but act on nothing.")] = False,
+    proxied: Annotated[
+        bool,
+        typer.Option(
+            "--proxied",
+            help="For tests and drills: every process reaches the others through a proxy on PORT + 31 to PORT + 40, so that "
+            "each link can be cut or frozen by a line of JSON to DIR/links.sock.",
+        ),
+    ] = False,
     ready_file: Annotated[
         Path | None, typer.Option(metavar="F", help="Written once bookings work: addresses and pids, JSON, 0600.")
     ] = None,
@@ -66,6 +74,7 @@ def up(
         pg_bindir=pg_bindir,
         ready_file=ready_file,
         observe_only=observe_only,
+        proxied=proxied,
     )
     raise typer.Exit(run_up(options, Progress(console())))
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from compose.links import Link, links_between
+
 NODES = ("a", "b")
 """The nodes of `locum up`. The write barrier is complete for two only (DESIGN section 4)."""
 
@@ -64,6 +66,11 @@ class Layout(msgspec.Struct, frozen=True):
         """The settings file of each process, written by `up` at every start."""
         return self.root / "config"
 
+    @property
+    def links_socket(self) -> Path:
+        """How the links of `--proxied` are cut (compose/proxies.py)."""
+        return self.root / "links.sock"
+
     def agent_state(self, node: str) -> Path:
         """An agent's own state, off the node's disk."""
         return self.root / "agents" / node
@@ -77,7 +84,7 @@ class Layout(msgspec.Struct, frozen=True):
         return self.disk(node) / "pgdata"
 
     def settings(self, process: str) -> Path:
-        """The settings file of a process: `agent-a`, `controller`, `server`."""
+        """The settings file of a process: `agent-a`, `controller`, `server`, `proxies`."""
         return self.config / f"{process}.toml"
 
     def log(self, process: str) -> Path:
@@ -92,9 +99,10 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """The ports of one base port: +0 server, +1 controller, +11.. agents, +21.. Postgres."""
+    """The ports of one base port: +0 server, +1 controller, +11.. agents, +21.. Postgres, with `proxied` +31.. links."""
 
     base: int
+    proxied: bool = False
 
     @property
     def server(self) -> int:
@@ -104,6 +112,11 @@ class Ports(msgspec.Struct, frozen=True):
     def controller(self) -> int:
         return self.base + 1
 
+    @property
+    def highest(self) -> int:
+        """The last one that is used."""
+        return max(self.named())
+
     def agent(self, node: str) -> int:
         """The port of a node's agent."""
         return self.base + 11 + NODES.index(node)
@@ -112,12 +125,28 @@ class Ports(msgspec.Struct, frozen=True):
         """The port of a node's PostgreSQL."""
         return self.base + 21 + NODES.index(node)
 
+    def link(self, link: Link) -> int:
+        """The port at which a link's proxy listens."""
+        return self.base + 31 + links_between(NODES).index(link)
+
+    def listening(self) -> dict[str, int]:
+        """The port at which each part listens, by its name as an end of a link: `agent-a`, `postgres-a`, `server`."""
+        agents = {f"agent-{node}": self.agent(node) for node in NODES}
+        nodes = {f"postgres-{node}": self.postgres(node) for node in NODES}
+        return {"server": self.server, "controller": self.controller, **agents, **nodes}
+
+    def towards(self, source: str, target: str) -> int:
+        """The port at which `source` reaches `target`: that of its link when there is one, else the target's own."""
+        return self.link(Link(source, target)) if self.proxied else self.listening()[target]
+
     def named(self) -> dict[int, str]:
         """Every port with what listens there."""
         owners = {self.server: "the server", self.controller: "the controller"}
         for node in NODES:
             owners[self.agent(node)] = f"the agent of node {node}"
             owners[self.postgres(node)] = f"PostgreSQL of node {node}"
+        if self.proxied:
+            owners |= {self.link(link): f"the link {link.name}" for link in links_between(NODES)}
         return owners
 
     def url(self, port: int) -> str:

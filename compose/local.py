@@ -1,4 +1,5 @@
-"""`locum up`: everything on one machine. Checks first, then two agents, the controller and the server as children.
+"""`locum up`: everything on one machine. Checks first, then two agents, the controller and the server as children, and
+with --proxied one more, which hosts the links between them.
 
 `up` decides nothing about the database: it starts processes, restarts those that die, and stops them in order. The
 controller starts, fences and promotes nodes through the agents.
@@ -18,7 +19,8 @@ from compose.adopt import PROCESSES, end_leftovers, leftovers, record
 from compose.checks import all_or_nothing, check_directory, check_options, check_ports, check_version, exclusive
 from compose.credentials import ensure_secrets
 from compose.errors import UpRefused
-from compose.layout import Layout, Ports
+from compose.layout import NODES, Layout, Ports
+from compose.links import links_between
 from compose.options import UpOptions
 from compose.processes import Child, open_log
 from compose.progress import Progress
@@ -36,7 +38,7 @@ def run_up(options: UpOptions, progress: Progress) -> int:
     Raises UpRefused (nothing was made), SecretError, and ChildFailed (everything was stopped again).
     """
     check_options(options)
-    layout, ports = Layout(options.data), Ports(options.port)
+    layout, ports = Layout(options.data), Ports(options.port, options.proxied)
     check_directory(layout)
     installation = _installation(options)
     check_version(layout, installation.version[0])
@@ -90,8 +92,10 @@ def _ports_of(found: Sequence[tuple[str, object]], layout: Layout) -> set[int]:
         old = ready.read(layout.locum_json)
     except (OSError, ValueError):
         return set()
+    base = int(old.server.rpartition(":")[2])
     urls = [old.server, old.controller, *(node.agent for node in old.nodes.values())]
-    return {int(url.rpartition(":")[2]) for url in urls}
+    links = [Ports(base).link(link) for link in links_between(NODES)] if old.proxies else []
+    return {*(int(url.rpartition(":")[2]) for url in urls), *links}
 
 
 class _Up:
@@ -104,7 +108,8 @@ class _Up:
         self._progress = progress
         self._bookings_work = False
         self._writing = asyncio.Lock()
-        names = sorted(PROCESSES)  # the agents first: PostgreSQL takes longest to come up
+        # The agents first, since PostgreSQL takes longest to come up; before them the links through which they talk.
+        names = [*(["proxies"] if ports.proxied else []), *sorted(set(PROCESSES) - {"proxies"})]
         self._children = {
             name: Child(name, layout.settings(name), layout.log(name), progress.child_died) for name in names
         }

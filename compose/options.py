@@ -27,6 +27,7 @@ class ConfigFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     pg_bindir: Path | None = None
     ready_file: Path | None = None
     observe_only: bool = False
+    proxied: bool = False
     controller: str | None = None
     token_file: Path | None = None
     agent: dict[str, Any] = {}
@@ -47,6 +48,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     pg_bindir: Path | None = None
     ready_file: Path | None = None
     observe_only: bool = False
+    proxied: bool = False
     agent: dict[str, Any] = {}
     server: dict[str, Any] = {}
     failover: dict[str, Any] = {}
@@ -74,6 +76,7 @@ def up_options(
     pg_bindir: Path | None,
     ready_file: Path | None,
     observe_only: bool,
+    proxied: bool,
 ) -> UpOptions:
     """Flags over file over defaults; paths become absolute."""
     demo = _first(demo_practitioners, config.demo_practitioners, DEMO_PRACTITIONERS)
@@ -87,6 +90,7 @@ def up_options(
         pg_bindir=None if bindir is None else bindir.absolute(),
         ready_file=None if ready is None else ready.absolute(),
         observe_only=observe_only or config.observe_only,
+        proxied=proxied or config.proxied,
         agent=config.agent,
         server=config.server,
         failover=config.failover,

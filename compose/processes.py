@@ -33,7 +33,7 @@ _LOG_BYTES_MAX = 32 * 1024 * 1024
 
 
 class Child:
-    """One process of the cluster. `name` is `server`, `controller` or `agent-NODE`; `died` is told name and exit code."""
+    """One process of the cluster. `name` is `server`, `controller`, `agent-NODE` or `proxies`; `died` is told name and exit code."""
 
     def __init__(self, name: str, settings: Path, log_file: Path, died: Callable[[str, int], None]) -> None:
         self.name = name

@@ -36,6 +36,8 @@ class Ready(msgspec.Struct, frozen=True):
     token_file: str
     nodes: dict[str, ReadyNode]
     pids: ReadyPids
+    proxies: str | msgspec.UnsetType = msgspec.UNSET
+    """The control socket of the links; only with --proxied."""
 
 
 def describe(layout: Layout, ports: Ports, running: dict[str, ProcessId]) -> Ready:
@@ -56,6 +58,7 @@ def describe(layout: Layout, ports: Ports, running: dict[str, ProcessId]) -> Rea
         token_file=str(layout.token_file),
         nodes=nodes,
         pids=ReadyPids(pids.get("server"), pids.get("controller"), {node: pids.get(f"agent-{node}") for node in NODES}),
+        proxies=str(layout.links_socket) if ports.proxied else msgspec.UNSET,
     )
 
 

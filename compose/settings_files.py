@@ -14,6 +14,7 @@ import replication.settings
 import server.settings
 from compose.errors import BadSettings
 from compose.layout import HOST, NODES, Layout, Ports
+from compose.links import links_between
 from compose.options import UpOptions
 from compose.times import with_shared_times
 from replication.wire.secrets import write_private
@@ -22,15 +23,17 @@ _REFUSALS = (replication.settings.SettingsError, failover.settings.SettingsError
 
 
 def write_settings(layout: Layout, ports: Ports, options: UpOptions) -> None:
-    """Write agent-a, agent-b, controller and server. What the person's file says wins, except over paths and ports.
+    """Write agent-a, agent-b, controller and server, and proxies where there are links.
 
-    Raises BadSettings when its tables contradict each other.
+    What the person's file says wins, except over paths and ports. Raises BadSettings when its tables contradict each other.
     """
     options = with_shared_times(options)
     for node in NODES:
         _write(layout.settings(f"agent-{node}"), options.agent, agent_settings(layout, ports, options, node))
     _write(layout.settings("controller"), options.failover, controller_settings(layout, ports, options))
     _write(layout.settings("server"), options.server, server_settings(layout, ports, options))
+    if ports.proxied:
+        _write(layout.settings("proxies"), {}, proxies_settings(layout, ports))
 
 
 def check_settings(layout: Layout) -> None:
@@ -51,9 +54,9 @@ def agent_settings(layout: Layout, ports: Ports, options: UpOptions, node: str) 
     """Keys of replication/settings.py."""
     peers = {
         peer: {
-            "agent_url": ports.url(ports.agent(peer)),
+            "agent_url": ports.url(ports.towards(f"agent-{node}", f"agent-{peer}")),
             "postgres_host": HOST,
-            "postgres_port": ports.postgres(peer),
+            "postgres_port": ports.towards(f"node-{node}", f"postgres-{peer}"),
         }
         for peer in NODES
         if peer != node
@@ -76,18 +79,19 @@ def agent_settings(layout: Layout, ports: Ports, options: UpOptions, node: str) 
 
 
 def controller_settings(layout: Layout, ports: Ports, options: UpOptions) -> dict[str, Any]:
-    """Keys of failover/settings.py."""
+    """Keys of failover/settings.py. The controller itself never connects to PostgreSQL: it only hands these addresses on to
+    the servers in the topology record, so they are the servers' links."""
     settings: dict[str, Any] = {
         "listen_host": HOST,
         "listen_port": ports.controller,
         "store_path": str(layout.store / "locum.sqlite"),
         "token_file": str(layout.token_file),
-        "server_urls": [ports.url(ports.server)],
+        "server_urls": [ports.url(ports.towards("controller", "server"))],
         "nodes": {
             node: {
-                "agent_url": ports.url(ports.agent(node)),
+                "agent_url": ports.url(ports.towards("controller", f"agent-{node}")),
                 "postgres_host": HOST,
-                "postgres_port": ports.postgres(node),
+                "postgres_port": ports.towards("server", f"postgres-{node}"),
             }
             for node in NODES
         },
@@ -103,12 +107,24 @@ def server_settings(layout: Layout, ports: Ports, options: UpOptions) -> dict[st
         "name": "server",
         "listen_host": HOST,
         "listen_port": ports.server,
-        "controller_url": ports.url(ports.controller),
+        "controller_url": ports.url(ports.towards("server", "controller")),
         "token_file": str(layout.token_file),
         "password_file": str(layout.secrets / "server"),
         "seal_key_file": str(layout.secrets / "seal"),
         "state_dir": str(layout.server),
         "demo_practitioners": options.demo_practitioners,
+    }
+
+
+def proxies_settings(layout: Layout, ports: Ports) -> dict[str, Any]:
+    """Keys of compose/links.py."""
+    listening = ports.listening()
+    return {
+        "control": str(layout.links_socket),
+        "links": {
+            link.name: {"listen_port": ports.link(link), "target_port": listening[link.target]}
+            for link in links_between(NODES)
+        },
     }
 
 

@@ -223,12 +223,12 @@ async def running(root: Path, *flags: str) -> AsyncIterator[Cluster]:
 
 
 def free_base_port() -> int:
-    """A base port of which every port of `locum up` is free now."""
+    """A base port of which every port of `locum up` is free now, those of its links included."""
     for _attempt in range(200):
         base = random.randrange(20_000, 32_000)
         with contextlib.ExitStack() as held:
             try:
-                for port in Ports(base).named():
+                for port in Ports(base, proxied=True).named():
                     held.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from compose import links, ready
+from compose.checks import check_options
 from compose.credentials import NAMES, ensure_secrets
-from compose.errors import BadSettings
+from compose.errors import BadSettings, UpRefused
 from compose.layout import NODES, Layout, Ports
+from compose.links import links_between
 from compose.options import ConfigFile, UpOptions, read_config, up_options
 from compose.settings_files import agent_settings, check_settings, write_settings
 
-NOTHING = {
+NOTHING: dict[str, Any] = {
     "data": None,
     "port": None,
     "nodes": None,
@@ -21,6 +25,7 @@ NOTHING = {
     "pg_bindir": None,
     "ready_file": None,
     "observe_only": False,
+    "proxied": False,
 }
 
 
@@ -31,6 +36,10 @@ def prepared(root: Path) -> Layout:
     return layout
 
 
+def url_port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
 def test_ports_are_those_of_the_contract() -> None:
     ports = Ports(8080)
     assert (ports.server, ports.controller) == (8080, 8081)
@@ -39,10 +48,34 @@ def test_ports_are_those_of_the_contract() -> None:
     assert len(ports.named()) == 6
 
 
+def test_links_have_ports_of_their_own_after_those_of_the_contract() -> None:
+    plain, proxied = Ports(8080), Ports(8080, proxied=True)
+    assert plain.highest == 8102
+    added = set(proxied.named()) - set(plain.named())
+    assert sorted(added) == list(range(8111, 8121))
+    assert len(set(proxied.named().values())) == len(proxied.named())
+    assert {link.target for link in links_between(NODES)} <= set(proxied.listening())
+
+
+@pytest.mark.parametrize(("proxied", "highest"), [(False, 65513), (True, 65495)])
+def test_the_highest_base_port_leaves_room_for_every_port(tmp_path: Path, proxied: bool, highest: int) -> None:
+    check_options(UpOptions(data=tmp_path, port=highest, proxied=proxied))
+    with pytest.raises(UpRefused, match=f"1024 to {highest}"):
+        check_options(UpOptions(data=tmp_path, port=highest + 1, proxied=proxied))
+
+
+def test_links_are_refused_where_their_socket_would_have_too_long_a_path() -> None:
+    deep = Path("/", "d" * 100)
+    check_options(UpOptions(data=deep))
+    with pytest.raises(UpRefused, match="choose a shorter directory"):
+        check_options(UpOptions(data=deep, proxied=True))
+
+
 def test_a_flag_wins_over_the_file_and_the_file_over_the_default() -> None:
     config = ConfigFile(port=9000, demo_practitioners=7)
     assert up_options(ConfigFile(), **NOTHING).port == 8080
     assert up_options(config, **NOTHING).port == 9000
+    assert [up_options(ConfigFile(proxied=said), **NOTHING).proxied for said in (False, True)] == [False, True]
     said = up_options(config, **{**NOTHING, "port": 9100, "demo_practitioners": 0})
     assert (said.port, said.demo_practitioners) == (9100, 0)
     assert said.data == Path.cwd() / "locum-data"
@@ -87,6 +120,68 @@ def test_every_process_reads_the_settings_that_up_writes(tmp_path: Path) -> None
     controller = msgspec.toml.decode(layout.settings("controller").read_bytes())
     assert controller["policy"] == {"standby_lost_ms": 1500, "probe_interval_ms": 200, "observe_only": True}
     assert layout.settings("server").stat().st_mode & 0o777 == 0o600
+
+
+def read_settings(layout: Layout) -> dict[str, dict[str, Any]]:
+    return {file.stem: msgspec.toml.decode(file.read_bytes()) for file in layout.config.iterdir()}
+
+
+def test_with_proxies_every_process_reaches_every_other_through_the_link_between_them(tmp_path: Path) -> None:
+    layout, ports = prepared(tmp_path / "data"), Ports(21000, proxied=True)
+    write_settings(layout, ports, UpOptions(data=layout.root, port=21000, proxied=True))
+    check_settings(layout)
+    made = read_settings(layout)
+    reached = {
+        "controller-agent-a": url_port(made["controller"]["nodes"]["a"]["agent_url"]),
+        "controller-agent-b": url_port(made["controller"]["nodes"]["b"]["agent_url"]),
+        "agent-a-agent-b": url_port(made["agent-a"]["peers"]["b"]["agent_url"]),
+        "agent-b-agent-a": url_port(made["agent-b"]["peers"]["a"]["agent_url"]),
+        "node-a-postgres-b": made["agent-a"]["peers"]["b"]["postgres_port"],
+        "node-b-postgres-a": made["agent-b"]["peers"]["a"]["postgres_port"],
+        "server-postgres-a": made["controller"]["nodes"]["a"]["postgres_port"],
+        "server-postgres-b": made["controller"]["nodes"]["b"]["postgres_port"],
+        "server-controller": url_port(made["server"]["controller_url"]),
+        "controller-server": url_port(made["controller"]["server_urls"][0]),
+    }
+    proxies = links.load(layout.settings("proxies"))
+    assert {name: link.listen_port for name, link in proxies.links.items()} == reached
+    real = ports.listening()
+    for name, link in proxies.links.items():
+        assert [process for process, port in real.items() if port == link.target_port and name.endswith(process)]
+    assert proxies.control == layout.links_socket
+
+
+def test_with_proxies_every_process_listens_where_it_did_and_nothing_else_changes(tmp_path: Path) -> None:
+    made: dict[bool, dict[str, dict[str, Any]]] = {}
+    for proxied in (False, True):
+        layout = prepared(tmp_path / "data")
+        write_settings(layout, Ports(21000, proxied), UpOptions(data=layout.root, port=21000, proxied=proxied))
+        made[proxied] = read_settings(layout)
+    assert set(made[True]) - set(made[False]) == {"proxies"}
+    changed = {
+        (process, key)
+        for process, settings in made[False].items()
+        for key, value in settings.items()
+        if made[True][process][key] != value
+    }
+    assert changed == {
+        ("agent-a", "peers"),
+        ("agent-b", "peers"),
+        ("controller", "nodes"),
+        ("controller", "server_urls"),
+        ("server", "controller_url"),
+    }
+    assert "proxies" not in made[False]
+
+
+def test_the_ready_file_names_the_control_socket_only_where_there_is_one(tmp_path: Path) -> None:
+    layout = prepared(tmp_path / "data")
+    ensure_secrets(layout)
+    for proxied in (False, True):
+        ready.write(layout.locum_json, ready.describe(layout, Ports(21000, proxied), {}))
+        written = msgspec.json.decode(layout.locum_json.read_bytes())
+        assert written.get("proxies", "nothing") == (str(layout.links_socket) if proxied else "nothing")
+        assert written["nodes"]["a"]["port"] == 21021
 
 
 def test_a_person_cannot_move_a_path_or_a_port_of_up(tmp_path: Path) -> None:

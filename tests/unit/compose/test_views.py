@@ -130,3 +130,4 @@ def test_everything_stops_in_order_the_primary_before_the_standby() -> None:
     names = ["agent-a", "agent-b", "controller", "server"]
     assert stop_order(names, "b") == ["server", "controller", "agent-b", "agent-a"]
     assert stop_order(names, None) == ["server", "controller", "agent-a", "agent-b"]
+    assert stop_order(["proxies", *names], "b") == ["server", "controller", "agent-b", "agent-a", "proxies"]
