@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from failover.core.model import Alarm, Observation, State
+from replication.model import Stage
 from replication.topology import Phase
 
 _log = structlog.get_logger()
@@ -23,6 +24,10 @@ HOOK_DEADLINE_S = 10.0
 _HOOKS_WAITING_MAX = 100
 _SILENT_PATIENCE_MS = 3_000
 _DEGRADED_PATIENCE_MS = 10_000
+_CUT_OFF_PATIENCE_MS = 1_500
+"""Longer than it takes to give a lost standby up: until then writes wait for that."""
+_WRITES_FAILING_MS = 1_000
+_FRESH_SERVER_MS = 3_000
 
 
 class Standing(NamedTuple):
@@ -63,7 +68,27 @@ def standing(state: State, observation: Observation, phase: Phase) -> list[Stand
         ]
         if name == state.primary and report.commit_overrides:
             found.append(Standing("commit_overrides", _commit_overrides(report.commit_overrides)))
-    return found
+    return found + _cut_off_servers(state, observation)
+
+
+def _cut_off_servers(state: State, observation: Observation) -> list[Standing]:
+    """Servers whose writes do not return although the primary answers its own agent: the path between them, most likely,
+    and nothing that a promotion would mend."""
+    primary = observation.nodes.get(state.primary or "")
+    if primary is None or primary.stage is not Stage.OPEN or primary.sql is None or not primary.sql.ok:
+        return []
+    return [
+        Standing(
+            f"server_cut_off.{seen.report.server}",
+            f"No write of server {seen.report.server} to {state.primary}, the primary, returns, which answers its own agent: "
+            f"nobody can book through that server; next: look at the network between it and {state.primary}",
+            _CUT_OFF_PATIENCE_MS,
+        )
+        for seen in observation.servers
+        if seen.age_ms <= _FRESH_SERVER_MS
+        and (seen.report.term, seen.report.primary) == (state.term, state.primary)
+        and (seen.report.writes_failing_ms or 0) >= _WRITES_FAILING_MS
+    ]
 
 
 def _commit_overrides(entries: tuple[str, ...]) -> str:

@@ -17,7 +17,7 @@ from tests.acceptance.workload import Workload
 
 CLOSED_S_MAX = 5.0
 """Generous, for two busy cores; an idle machine needs some 20 ms."""
-GONE = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+GONE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 async def test_what_hung_acknowledges_nothing_when_it_wakes_up_and_comes_back_as_a_standby(tmp_path: Path) -> None:

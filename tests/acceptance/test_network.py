@@ -185,13 +185,14 @@ async def test_a_primary_goes_on_alone_when_the_path_to_its_standby_is_cut(tmp_p
 
 
 async def test_bookings_wait_while_only_the_server_cannot_reach_the_primary(tmp_path: Path) -> None:
-    """One witness alone convicts nobody: the primary's own agent answers, and its standby receives."""
+    """One witness alone convicts nobody: the primary's own agent answers, and its standby receives. A person is told."""
     async with story(tmp_path) as it:
         cut = time.monotonic()
         await set_links(it.cluster, between_server_and(it.primary), "frozen")
-        await asyncio.sleep(SERVER_CUT_S)
-        view = await it.cluster.view()
+        await it.cluster.wait_until(lambda view: "server_cut_off.server" in {alarm["name"] for alarm in view["alarms"]})
+        await asyncio.sleep(max(0.0, cut + SERVER_CUT_S - time.monotonic()))
         await heal(it.cluster)
+        await it.cluster.wait_until(lambda view: view["alarms"] == [])
         view, history = await it.end()
         await it.nothing_changed(view)
         assert abs(history.gap_ms(cut) - 1000 * SERVER_CUT_S) < 1000 * MARGIN_S

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from failover.alarms import AlarmBook, Standing, standing
-from failover.core.model import Alarm, Observation, Silence
-from replication.model import Fault, FaultKind
+from failover.core.model import Alarm, Observation, SeenServer, Silence
+from replication.model import Fault, FaultKind, ServerReport
 from replication.topology import Phase
 from tests.integration.failover.scripted import HEALTHY, primary_report, standby_report
 
@@ -41,6 +41,19 @@ def test_a_durability_that_somebody_lowered_is_an_alarm_of_the_primary() -> None
     assert "role app synchronous_commit=off" in cause.sentence
     seen = msgspec.structs.replace(SEEN, nodes={"a": primary_report(), "b": lowered})
     assert standing(HEALTHY, seen, Phase.HEALTHY) == []
+
+
+def test_a_server_whose_writes_do_not_return_while_the_primary_answers_its_agent_is_cut_off() -> None:
+    report = ServerReport(server="s1", term=HEALTHY.term, phase="healthy", primary="a", writes_failing_ms=1_200)
+    cut_off = SeenServer(report, 100)
+    seen = msgspec.structs.replace(SEEN, servers=(cut_off,))
+    (cause,) = standing(HEALTHY, seen, Phase.HEALTHY)
+    assert cause.name == "server_cut_off.s1"
+    assert "look at the network between it and a" in cause.sentence
+    silent = msgspec.structs.replace(seen, nodes={**seen.nodes, "a": None}, silence={"a": Silence.TIMEOUT})
+    assert names(standing(HEALTHY, silent, Phase.HEALTHY)) == ["agent_silent.a"]
+    for other in (SeenServer(report, 10_000), SeenServer(msgspec.structs.replace(report, term=HEALTHY.term + 1), 100)):
+        assert standing(HEALTHY, msgspec.structs.replace(SEEN, servers=(other,)), Phase.HEALTHY) == []
 
 
 def test_the_cores_own_alarm_on_a_missing_standby_is_enough() -> None:
