@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from failover.core.model import Decision, State, TransitionKind
-from replication.actions import Rebuild
+from replication.actions import Action, Rebuild, op_name
 from replication.model import Stage
 from tests.sim.node import ModelNode
 
 REPORT_AGE_MS_MAX = 400
+SLACK_MS = 200
+"""What a step, a report's age and a fence may add to a lease."""
 
 
 class Broken(AssertionError):
@@ -16,6 +18,10 @@ class Broken(AssertionError):
 
 class LostWrite(AssertionError):
     """An acknowledged (or shown) write is missing on a node that is to serve."""
+
+
+class StaleRead(AssertionError):
+    """A read was answered that hides what somebody was told long before."""
 
 
 class Checks:
@@ -30,6 +36,11 @@ class Checks:
         self._may_lose = False
         self._opened_by_receipts: str | None = None
         self._last_sent = 0
+        self._told_ms: dict[int, int] = {}
+        self._written_off: set[tuple[str, int]] = set()
+        self.superseded_by: str | None = None
+        self.superseded_ms = 0
+        """The node that was promoted last, and when."""
         self._primary_of_term: dict[int, str] = {}
         self._seen = {"a": (0, 0), "b": (0, 0)}
 
@@ -90,6 +101,48 @@ class Checks:
                 missing = self.acknowledged - set(nodes[name].wal)
                 if missing:
                     raise LostWrite(f"{name} is eligible and lacks {sorted(missing)[:10]}")
+
+    def note_told(self, records: set[int]) -> None:
+        """A client was told of these."""
+        self.receipts |= records
+        for record in records:
+            self._told_ms.setdefault(record, self.now_ms)
+
+    def check_read(self, server: str, node: ModelNode, ttl_ms: int) -> None:
+        """An answered read shows everything that anybody was told of a lease ago."""
+        if node.name == self.superseded_by:
+            return
+        old = {record for record in self.receipts if self._told_ms[record] < self.now_ms - ttl_ms - SLACK_MS}
+        missing = old - set(node.wal)
+        if missing and not self._may_lose:
+            raise StaleRead(f"{server} answers from {node.name}, which lacks {sorted(missing)[:10]}")
+
+    def check_superseded(self, nodes: dict[str, ModelNode], ttl_ms: int) -> None:
+        """A primary past which another was promoted answers nobody when a lease has gone by in which its agent ran."""
+        for node in nodes.values():
+            process = node.process
+            is_open = process is not None and process.stage is Stage.OPEN and not process.in_recovery
+            if not is_open or self.superseded_by in (None, node.name) or self._may_lose:
+                continue
+            since_ms = max(self.superseded_ms, node.agent_stalled_ms)
+            if self.now_ms - since_ms > ttl_ms + SLACK_MS:
+                raise Broken(f"2: {node.name} still answers, {self.now_ms - since_ms} ms after another was promoted")
+
+    def note_written_off(self, nodes: dict[str, ModelNode], before: State, after: State) -> None:
+        """Actions that the controller has ceased to wait for although their agent had not accepted them."""
+        for name, record in before.nodes.items():
+            pending, now = record.pending, after.nodes[name].pending
+            if pending is None or (now is not None and now.revision == pending.revision):
+                continue
+            if nodes[name].revision < pending.revision:
+                self._written_off.add((name, pending.revision))
+
+    def check_accepted(self, action: Action) -> None:
+        """What the controller has given up as never accepted does not run later."""
+        if (action.node, action.revision) in self._written_off:
+            raise Broken(
+                f"1: {op_name(action.op)} of revision {action.revision} runs on {action.node}, given up before"
+            )
 
     def check_person_is_needed(self, nodes: dict[str, ModelNode], store: State) -> None:
         """While an eligible standby holds everything, nobody must be asked to accept a loss."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from replication.model import ReceiptCheck, ServerReport, Stage
 from replication.topology import Phase, Topology
+from tests.sim.leases import has_confirmed_since
 
 if TYPE_CHECKING:
     from tests.sim.node import ModelNode
@@ -20,6 +21,8 @@ class ModelServer:
     def __init__(self, name: str, delay_ms: int) -> None:
         self.name = name
         self.primary: str | None = None
+        self.cut_until_ms = 0
+        """Until when no topology reaches it."""
         self._delay_ms = delay_ms
         self._term = 0
         self._phase = Phase.STARTING
@@ -28,12 +31,15 @@ class ModelServer:
         self._pending: tuple[str, int] | None = None
         """Incarnation and record of the last write, while it waits."""
         self._failing_since_ms: int | None = None
+        self._proof_of: tuple[int, str | None] = (0, None)
+        self._proof_began_ms: int | None = None
+        self._proved_ms: int | None = None
 
     def push(self, now_ms: int, topology: Topology) -> None:
         """The controller publishes on a change only."""
         if topology != self._last:
             self._last = topology
-            self._coming.append((now_ms + self._delay_ms, topology))
+            self._coming.append((max(now_ms + self._delay_ms, self.cut_until_ms), topology))
 
     def obey(self, now_ms: int) -> None:
         """Take over what has arrived; a term below the own is ignored."""
@@ -70,6 +76,27 @@ class ModelServer:
     def _fails(self, now_ms: int) -> None:
         if self._failing_since_ms is None:
             self._failing_since_ms = now_ms
+
+    def read(self, world: World) -> None:
+        """Read from the primary, as often as possible: answered only while a commit of the same term, begun within the
+        lease, has come back (DESIGN section 4)."""
+        node = world.nodes[self.primary] if self.primary is not None else None
+        process = node.process if node is not None else None
+        if self._proof_of != (self._term, self.primary):
+            self._proof_of, self._proved_ms, self._proof_began_ms = (self._term, self.primary), None, None
+        if node is None or process is None or process.stage is not Stage.OPEN or process.in_recovery:
+            self._proof_began_ms = None
+            return
+        if world.is_frozen(node):
+            return
+        if self._proof_began_ms is not None and has_confirmed_since(node, self._proof_began_ms):
+            self._proved_ms, self._proof_began_ms = self._proof_began_ms, None
+        if self._proof_began_ms is None:
+            self._proof_began_ms = world.now_ms
+        ttl_ms = world.policy.lease_ttl_ms
+        is_proved = self._proved_ms is not None and world.now_ms - self._proved_ms < ttl_ms
+        if is_proved or "reads" in node.broken:
+            world.check_read(self.name, node, ttl_ms)
 
     def report(self, now_ms: int) -> ServerReport:
         """What it posts as evidence."""

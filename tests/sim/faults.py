@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 KINDS = (
     "kill", "kill_agent", "kill_all", "kill_nodes", "lose_tail", "freeze", "freeze_agent", "freeze_both", "cut",
-    "slow_link", "hang_checkpointer", "kill_controller", "corrupt", "command",
+    "cut_controller", "cut_all", "cut_server", "slow_link", "hang_checkpointer", "kill_controller", "corrupt", "command",
 )  # fmt: skip
-OUTAGES_MS = (300, 1_000, 4_000)
+OUTAGES_MS = (300, 1_000, 4_000, 8_000)
 LOST_RECORDS = (1, 4, 20, 80)
 
 
@@ -26,6 +26,8 @@ class Faults:
     def __init__(self, chance: random.Random) -> None:
         self.is_breaking = False
         self.link_cut_until_ms = 0
+        self.cut_until_ms = {"a": 0, "b": 0}
+        """Until when the path between the controller and this node's agent is frozen."""
         self.slow_until_ms = 0
         self.controller_down_until_ms = 0
         self._kinds = chance.sample(KINDS, chance.randint(3, len(KINDS)))
@@ -43,8 +45,8 @@ class Faults:
 
     def _break(self, world: World, node: ModelNode, kind: str) -> None:
         until_ms = world.now_ms + world.random.choice(OUTAGES_MS)
-        if kind == "cut":
-            self.link_cut_until_ms = until_ms
+        if kind in ("cut", "cut_controller", "cut_all", "cut_server"):
+            self._cut(world, node, kind, until_ms)
         elif kind == "slow_link":
             self.slow_until_ms = until_ms
         elif kind == "kill_controller":
@@ -55,6 +57,20 @@ class Faults:
             self._break_agent(world, node, kind, until_ms)
         else:
             self._break_postgres(world, node, kind, until_ms)
+
+    def _cut(self, world: World, node: ModelNode, kind: str, until_ms: int) -> None:
+        """A path that freezes: between the nodes, from the controller to one, both, or from it to a server."""
+        if kind in ("cut", "cut_all"):
+            self.link_cut_until_ms = until_ms
+        if kind in ("cut_controller", "cut_all"):
+            self.cut_until_ms[node.name] = until_ms
+        if kind == "cut_server":
+            world.random.choice(world.servers).cut_until_ms = until_ms
+
+    def renewal_delay_ms(self, world: World) -> int:
+        """When the extension of a lease arrives: at once, or late."""
+        late = self.is_breaking and world.random.random() < 0.05
+        return world.random.choice((500, 1_500, 4_000)) if late else 0
 
     def _break_agent(self, world: World, node: ModelNode, kind: str, until_ms: int) -> None:
         if kind == "kill_all":
@@ -123,6 +139,7 @@ class Faults:
         """The end of the safety phase: nothing is broken any more, and what an operator fenced or paused is lifted."""
         self.is_breaking = False
         self.link_cut_until_ms = self.slow_until_ms = 0
+        self.cut_until_ms = dict.fromkeys(self.cut_until_ms, 0)
         self.controller_down_until_ms = 0
         world.commands.clear()
         world.ask(CommandKind.RESUME)

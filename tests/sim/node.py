@@ -51,6 +51,13 @@ class Running:
     receiver_since: str | None = None
     high_water: int = 0
     """The highest LSN that any listed name has confirmed, in memory until a restart (WalSndCtl->lsn, syncrep.c)."""
+    confirmed_ms: int = 0
+    """When a listed name has last confirmed something."""
+    connected_ms: int = 0
+    heard_ms: int = 0
+    """When its walreceiver last heard of its primary."""
+    heard_from_ms: dict[str, int] = field(default_factory=dict)
+    """When its walsenders last heard of their standby."""
     senders: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Connected walsenders: name to (number of the connection, flush LSN)."""
     waiting: list[tuple[int, int, int]] = field(default_factory=list)
@@ -100,6 +107,13 @@ class ModelNode:
     """How far its agent saw its WAL flushed, at most a second ago."""
     observed_timeline: int = 0
     promoted_lsn: int | None = None
+    lease_until_clock_ms: int = 0
+    beat_began_ms: int | None = None
+    """The heartbeat that waits, since when."""
+    beat_returned_ms: int | None = None
+    """When the last heartbeat that came back was begun."""
+    agent_stalled_ms: int = 0
+    """When its agent was last seen not to run."""
 
     def refuses(self, action: Action) -> bool:
         """The acceptance rules of `replication.actions.Action` and `replication.acceptance`."""
@@ -161,7 +175,8 @@ class ModelNode:
         self.boot += 1
         self.is_agent_up = True
         self.agent_frozen_until_ms = 0
-        self.clock_ms = 0
+        self.clock_ms = self.lease_until_clock_ms = 0
+        self.beat_began_ms = self.beat_returned_ms = None
 
     def report(self, witness: Witness | None, now_ms: int) -> NodeReport:
         """What the agent says now."""
@@ -217,7 +232,9 @@ class ModelNode:
             Walsender(name, number, str(number), "streaming", "sync", flush, flush)
             for name, (number, flush) in sorted(process.senders.items())
         )
+        is_open = process.role is Role.PRIMARY and process.stage is Stage.OPEN
         return {
+            "lease_expires_in_ms": self.lease_until_clock_ms - self.clock_ms if is_open else None,
             "configured_role": process.role,
             "configured_name": process.name,
             "stage": process.stage,

@@ -24,6 +24,9 @@ from failover.core import (
     switching,
 )
 from failover.core.model import State
+from replication.actions import Grow
+from replication.model import NodeReport
+from tests.sim import leases
 
 
 def always(*_args: object, **_kwargs: object) -> bool:
@@ -44,6 +47,10 @@ def same_term(state: State) -> int:
 
 def same_revision(state: State) -> int:
     return state.revision
+
+
+def any_growth(_pending: object, op: Grow, primary: NodeReport, _standby: object) -> bool:
+    return primary.growth is not None and primary.growth.proved
 
 
 def nothing(*_args: object, **_kwargs: object) -> None:
@@ -107,7 +114,12 @@ RULES: dict[str, Rule] = {
     "agents refuse revisions that are not above the highest": Rule(agents=frozenset({"revision"})),
     "agents refuse what is late, or was decided for another start": Rule(agents=frozenset({"time"})),
     "agents prove the history before a start as standby": Rule(agents=frozenset({"history"})),
+    "agents prove the history by its bytes, not by its length": Rule(agents=frozenset({"history_content"})),
     "agents commit a synchronous probe before they open": Rule(agents=frozenset({"probe"})),
+    "agents count a lease from their own answer": Rule(agents=frozenset({"lease"})),
+    "agents fence a primary whose lease has run out": Rule(((leases, "must_fence", nothing),)),
+    "servers answer reads only while a commit of theirs came back": Rule(agents=frozenset({"reads"})),
+    "a growth counts for its own walsender and starts": Rule(((settle, "growth_is_proved", any_growth),)),
     "agents compare WAL truly": Rule(agents=frozenset({"compare"})),
 }  # fmt: skip
 

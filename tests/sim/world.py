@@ -12,14 +12,16 @@ import random
 from failover.core.decide import decide
 from failover.core.model import Command, CommandKind, Observation, Policy, SeenServer, Silence, State, initial_state
 from failover.core.view import next_step, phase, topology
-from replication.actions import Action, Fence
+from replication.actions import Action, Fence, LeaseRenewal, Op
 from replication.model import NodeReport, Witness
 from replication.topology import Phase
 from tests.sim.checks import REPORT_AGE_MS_MAX, Checks
 from tests.sim.clients import ModelServer
 from tests.sim.faults import Faults
+from tests.sim.leases import deliver_renewals, keep_leases, send_renewal
 from tests.sim.node import ModelNode, Running, duration_ms
 from tests.sim.operations import interrupt, perform
+from tests.sim.streaming import stream
 
 STEP_MS = 50
 HEARTBEAT_MS = 250
@@ -27,8 +29,6 @@ REMEMBER_MS = 1_000
 ELIGIBLE_CHECK_MS = 250
 PEER = {"a": "b", "b": "a"}
 DSNS = {"a": "a", "b": "b"}
-STREAMED_A_STEP = 12
-STREAMED_SLOWLY = 1
 WORDS_MAX = 3
 QUIET_STEPS = 100
 
@@ -45,11 +45,15 @@ class World(Checks):
         self.policy = Policy()
         self.store: State = initial_state(("a", "b"))
         self.in_flight: list[tuple[int, Action]] = []
+        self.renewals: list[tuple[int, str, LeaseRenewal]] = []
+        """Extensions of node leases on their way: when they arrive, and where."""
         self.refused: dict[str, int] = {}
         self.commands: list[Command] = []
         self.seen_before: list[Observation] = []
         self.unmoved_since_ms = {"a": 0, "b": 0}
         self.kinds: list[str] = []
+        self.writes_beats = True
+        """Heartbeats leave records in the WAL."""
         self.faults = Faults(self.random)
 
     def run(self, safety_steps: int = 600, liveness_steps: int = 2_000) -> None:
@@ -73,8 +77,9 @@ class World(Checks):
         """Until healthy. Raises when it ends anywhere but there or where a person is asked."""
         quiet = 0
         for _ in range(steps):
+            before = self.store
             self.step()
-            quiet = quiet + 1 if self.kinds[-1] == "steady" and not self.commands else 0
+            quiet = quiet + 1 if self.store is before and not self.commands else 0
             if self.is_settled() or (quiet > QUIET_STEPS and self.asks_for_person()):
                 break
         if self.is_settled():
@@ -121,13 +126,21 @@ class World(Checks):
             hangs = self.now_ms < node.checkpointer_hangs_until_ms or self.is_frozen(node)
             if node.process is not None and not hangs:
                 node.process.names = () if node.process.in_recovery else node.process.wanted_names
-        self._stream()
+        stream(self)
         self._write()
+        for server in self.servers:
+            server.read(self)
+        keep_leases(self)
         self.check_step(self.nodes, self.store)
+        self.check_superseded(self.nodes, self.policy.lease_ttl_ms)
         if self.now_ms % ELIGIBLE_CHECK_MS == 0:
             self.check_eligible(self.nodes, self.store)
-        if self.now_ms >= self.faults.controller_down_until_ms:
+        if self.now_ms >= self.faults.controller_down_until_ms and self.is_tick_due():
             self._tick()
+
+    def is_tick_due(self) -> bool:
+        """The controller looks in this step."""
+        return True
 
     def new_record(self) -> int:
         self.records += 1
@@ -137,18 +150,22 @@ class World(Checks):
         """Its agent runs and is not stopped."""
         return node.is_agent_up and self.now_ms >= node.agent_frozen_until_ms
 
+    def hears(self, node: ModelNode) -> bool:
+        """The controller gets its agent's answers."""
+        return self.answers(node) and self.now_ms >= self.faults.cut_until_ms[node.name]
+
     def is_frozen(self, node: ModelNode) -> bool:
         """Its PostgreSQL is stopped (SIGSTOP) and will go on where it was."""
         return node.process is not None and self.now_ms < node.frozen_until_ms
 
     def has_link(self, one: str, other: str) -> bool:
-        """The nodes reach each other."""
+        """The nodes reach each other. A cut path is frozen: nothing comes through, and nothing says so."""
         return one == other or self.now_ms >= self.faults.link_cut_until_ms
 
-    def stream_last(self, primary: ModelNode) -> None:
-        """What is at the end of the primary's WAL reaches connected standbys (walsender.c, also at a clean stop)."""
-        for node in self.nodes.values():
-            self._receive(node, primary)
+    def duration_ms(self, op: Op) -> int:
+        """How long an operation takes."""
+        jitter = 0 if isinstance(op, Fence) else self.random.randint(0, 4) * STEP_MS
+        return duration_ms(op) + jitter
 
     def agent_dies(self, node: ModelNode) -> None:
         """SIGKILL of the agent: its PostgreSQL goes on, what it was doing may be half done."""
@@ -159,6 +176,7 @@ class World(Checks):
     # --- the parts of a step ---
 
     def _deliver(self) -> None:
+        deliver_renewals(self)
         due = [item for item in self.in_flight if item[0] <= self.now_ms]
         self.in_flight = [item for item in self.in_flight if item[0] > self.now_ms]
         for _, action in due:
@@ -174,48 +192,8 @@ class World(Checks):
             if node.doing is not None:
                 interrupt(self, node, node.doing[0])
                 node.finish(node.doing[0], ok=False, sentence="ended by a fence", reason="interrupted")
-            jitter = 0 if isinstance(action.op, Fence) else self.random.randint(0, 4) * STEP_MS
-            node.begin(action, self.now_ms + duration_ms(action.op) + jitter)
-
-    def _stream(self) -> None:
-        for node in self.nodes.values():
-            primary = self.nodes[PEER[node.name]]
-            if not self._receive(node, primary) and node.process is not None and not self.is_frozen(primary):
-                node.process.receiver_since = None
-                if primary.process is not None:
-                    primary.process.senders.pop(node.process.name, None)
-        for node in self.nodes.values():
-            if node.process is not None and not self.is_frozen(node):
-                alive = self.nodes[PEER[node.name]].process
-                for name in list(node.process.senders):
-                    if alive is None or alive.name != name or alive.upstream != node.name:
-                        del node.process.senders[name]
-
-    def _receive(self, node: ModelNode, primary: ModelNode) -> bool:
-        mine, theirs = node.process, primary.process
-        if mine is None or theirs is None or not mine.in_recovery or mine.upstream != primary.name:
-            return False
-        if theirs.in_recovery or not self.has_link(node.name, primary.name) or self.is_frozen(node):
-            return False
-        if theirs.stage is not None and theirs.stage.value == "closed":
-            return False
-        if self.is_frozen(primary):
-            return False
-        if mine.receiver_since != theirs.incarnation or mine.name not in theirs.senders:
-            mine.receiver_since = theirs.incarnation
-            primary.connections += 1
-            theirs.senders[mine.name] = (primary.connections, 0)
-        before = len(node.wal)
-        streamed = STREAMED_SLOWLY if self.now_ms < self.faults.slow_until_ms else STREAMED_A_STEP
-        node.wal.extend(primary.wal[before : before + streamed])
-        node.timeline = max(node.timeline, primary.timeline)
-        if len(node.wal) != before:
-            self.unmoved_since_ms[node.name] = self.now_ms
-        # By name and LSN alone, whatever the content is.
-        theirs.senders[mine.name] = (theirs.senders[mine.name][0], len(node.wal))
-        if mine.name in theirs.names:
-            theirs.high_water = max(theirs.high_water, len(node.wal))
-        return True
+            self.check_accepted(action)
+            node.begin(action, self.now_ms + self.duration_ms(action.op))
 
     def _write(self) -> None:
         for server in self.servers:
@@ -229,7 +207,7 @@ class World(Checks):
             if self.now_ms % REMEMBER_MS == 0 and self.answers(node):
                 node.observed_lsn, node.observed_timeline = len(node.wal), node.timeline
             is_open = process.stage is not None and process.stage.value == "open"
-            if is_open and self.now_ms % HEARTBEAT_MS == 0 and self.answers(node):
+            if self.writes_beats and is_open and self.now_ms % HEARTBEAT_MS == 0 and self.answers(node):
                 node.wal.append(self.new_record())
             self.release(node, process)
 
@@ -240,15 +218,15 @@ class World(Checks):
         if done:
             process.waiting = [item for item in process.waiting if item[0] not in done]
             self.acknowledged |= done
-            self.receipts |= done
+            self.note_told(done)
 
     def observe(self) -> Observation:
         """What a controller would see at this moment."""
         reports: dict[str, NodeReport | None] = {}
         silence: dict[str, Silence] = {}
         for name, node in self.nodes.items():
-            reports[name] = node.report(self._witness(node), self.now_ms) if self.answers(node) else None
-            if not self.answers(node):
+            reports[name] = node.report(self._witness(node), self.now_ms) if self.hears(node) else None
+            if not self.hears(node):
                 silence[name] = Silence.TIMEOUT if node.is_agent_up else Silence.REFUSED
         servers = tuple(SeenServer(server.report(self.now_ms), 50) for server in self.servers)
         return Observation(now_ms=self.now_ms, at="", nodes=reports, silence=silence, servers=servers)
@@ -291,10 +269,14 @@ class World(Checks):
         for server in self.servers:
             server.push(self.now_ms, shown)
         if state is before:
+            send_renewal(self, observation)
             return
         self.check_store(self.nodes, before, state, decision)
+        self.note_written_off(self.nodes, before, state)
         self.store = state
         dies = self.faults.controller_dies(self)
+        if not dies:
+            send_renewal(self, observation)
         for action in decision.actions:
             for delay_ms in self.faults.delays(self, dies=dies):
                 self.in_flight.append((self.now_ms + delay_ms, action))
