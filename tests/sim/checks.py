@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from failover.core.model import Decision, State, TransitionKind
-from replication.actions import Action, Rebuild, op_name
+from replication.actions import Action, Promote, Rebuild, op_name
 from replication.model import Stage
 from tests.sim.node import ModelNode
 
@@ -32,9 +32,13 @@ class Checks:
         self.acknowledged: set[int] = set()
         self.receipts: set[int] = set()
         """Of those, what a server has told a client; the rest was only to be seen."""
+        self.records = 0
+        self._records_at_choice = 0
         self.person_asked = False
         self._may_lose = False
         self._opened_by_receipts: str | None = None
+        self._kept_records = 0
+        """Of a candidate that was restarted while it was promoted, only what came later than its choice."""
         self._last_sent = 0
         self._told_ms: dict[int, int] = {}
         self._written_off: set[tuple[str, int]] = set()
@@ -53,7 +57,8 @@ class Checks:
         missing = self.acknowledged - set(node.wal)
         if not missing:
             return
-        if self._may_lose or (node.name == self._opened_by_receipts and not missing & self.receipts):
+        by_receipts = node.name == self._opened_by_receipts and not missing & self.receipts
+        if self._may_lose or (by_receipts and min(missing) > self._kept_records):
             # Accepted: what was only read, and whose receipt had not been written when the disk lost it, may be gone.
             self.acknowledged -= missing
             self.receipts -= missing
@@ -68,11 +73,18 @@ class Checks:
             if action.revision < self._last_sent or (action.revision == before.revision):
                 raise Broken(f"1: an action with revision {action.revision} after {self._last_sent}")
             self._last_sent = action.revision
+            transition = after.transition
+            was_chosen = (
+                transition is not None and nodes[action.node].last_incarnation == transition.candidate_incarnation
+            )
+            if isinstance(action.op, Promote) and not was_chosen:
+                self._opened_by_receipts, self._kept_records = action.node, self._records_at_choice
             if isinstance(action.op, Rebuild):
                 self._check_damage(nodes[action.op.source], "is to be the source of a rebuild")
         if decision.kind == "start.proved_alone":
-            self._opened_by_receipts = after.primary
+            self._opened_by_receipts, self._kept_records = after.primary, 0
         if begins_promotion(before, after) and after.transition is not None:
+            self._opened_by_receipts, self._records_at_choice = None, self.records
             self._check_damage(nodes[after.transition.candidate], "is to be promoted")
         is_new = before.primary != after.primary and before.primary is not None
         if is_new and before.transition is not None and before.transition.kind is TransitionKind.FAILOVER:

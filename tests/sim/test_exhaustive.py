@@ -22,9 +22,10 @@ TRACES: dict[str, Trace] = {
     "2: a standby is eligible only after its growth was proved": ((0, "write"), (0, "cut link for long")),
     "3: only an eligible standby is promoted": ((0, "write"), (0, "hang b for long"), (70, "lose tail of a")),
     "3: a standby that was restarted is not promoted unverified": (
-        (0, "kill a"),
-        (2, "controller dies"),
-        (3, "lose tail of b"),
+        (0, "write"),
+        (0, "kill agent of a"),
+        (2, "lose tail of b"),
+        (20, "kill a"),
     ),
     "5: a former primary is rebuilt": ((0, "kill a"), (15, "write")),
     "5: a rebuilt node needs its certificate": ((0, "kill a"), (14, "write")),
@@ -36,9 +37,9 @@ TRACES: dict[str, Trace] = {
     ),
     "an eligible peer is compared before a start": ((0, "write"), (0, "hang b for long"), (1, "lose tail of a")),
     "a candidate that lost its WAL while it was promoted stays closed": (
-        (0, "kill a"),
-        (2, "operator fails over"),
-        (3, "lose tail of b"),
+        (0, "kill both"),
+        (26, "kill a"),
+        (27, "lose tail of b"),
     ),
     "a candidate that was restarted while it was promoted shows its receipts": (
         (0, "write"),

@@ -39,7 +39,6 @@ class World(Checks):
     def __init__(self, seed: int, broken: frozenset[str] = frozenset()) -> None:
         super().__init__()
         self.random = random.Random(seed)
-        self.records = 0
         self.nodes = {name: ModelNode(name, broken) for name in ("a", "b")}
         self.servers = (ModelServer("s1", delay_ms=50), ModelServer("s2", delay_ms=2_500))
         self.policy = Policy()
