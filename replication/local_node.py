@@ -110,9 +110,11 @@ class LocalNode:
 
     @asynccontextmanager
     async def connection(self, database: str = "postgres") -> AsyncIterator[asyncpg.Connection]:
-        """A superuser connection for one action, dropped at the end. Raises ActionFailed(FAILED)."""
+        """A superuser connection for one action, dropped at the end. Raises ActionFailed(FAILED), at once when PostgreSQL
+        does not run (any more): until the action has ended nobody can bring it back."""
         try:
-            connection: asyncpg.Connection = await connecting()(self.node.connect, database=database)
+            policy = connecting(lambda: self.supervisor.running)
+            connection: asyncpg.Connection = await policy(self.node.connect, database=database)
         except SQL_ERRORS as error:
             raise ActionFailed(Reason.FAILED, f"cannot connect to PostgreSQL: {error!r}") from error
         try:

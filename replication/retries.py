@@ -6,7 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import asyncpg
-from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
+from tenacity import (
+    AsyncRetrying,
+    RetryError,
+    retry_if_exception,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_delay,
+    wait_fixed,
+)
 
 from replication.errors import SQL_ERRORS, ActionFailed
 from replication.model import Reason
@@ -36,12 +44,12 @@ async def until(
         raise ActionFailed(Reason.DEADLINE, f"{sentence} (waited {deadline_ms} ms)") from error
 
 
-def connecting(*, every_ms: int = 10, deadline_ms: int = 5_000) -> AsyncRetrying:
-    """Try to connect again while the server starts; the last error is raised at the deadline."""
+def connecting(is_running: Callable[[], bool], *, every_ms: int = 10, deadline_ms: int = 5_000) -> AsyncRetrying:
+    """Try to connect again while the server starts; the last error is raised at the deadline, or when no server runs."""
     return AsyncRetrying(
         wait=wait_fixed(every_ms / 1000),
         stop=stop_after_delay(deadline_ms / 1000),
-        retry=retry_if_exception_type(SQL_ERRORS),
+        retry=retry_if_exception_type(SQL_ERRORS) & retry_if_exception(lambda _error: is_running()),
         reraise=True,
     )
 

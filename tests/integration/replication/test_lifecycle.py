@@ -228,6 +228,22 @@ async def test_names_are_shown_when_the_action_ends_and_let_waiters_go_when_empt
     assert report.names == () and report.names_revision == report.revision
 
 
+async def test_an_action_on_a_primary_that_dies_ends_at_once_so_that_it_can_be_brought_back(
+    node: NodeUnderTest,
+) -> None:
+    incarnation = await node.first_start()
+    rename = await node.action(actions.SetNames(("b_g1",), incarnation))
+    os.kill(pid_of(incarnation), signal.SIGSTOP)
+    assert (await node.send(rename))[0] == 202
+    began = time.monotonic()
+    os.kill(pid_of(incarnation), signal.SIGKILL)
+    report = await node.wait(lambda report: any(result.revision == rename.revision for result in report.results))
+    assert time.monotonic() - began < 3, "it went on trying to connect to a server that does not run"
+    assert report.postmaster is Postmaster.EXITED
+    ended = next(result for result in report.results if result.revision == rename.revision)
+    assert not ended.ok and ended.reason == Reason.FAILED
+
+
 async def test_open_needs_a_commit_that_came_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DESIGN 4: "rows whose commit was waiting at a crash are visible after recovery although the standby lacks them"."""
     monkeypatch.setattr("replication.primary_ops._PROBE_DEADLINE_S", 0.3)
