@@ -80,6 +80,7 @@ class Receipts:
         self._queue.put((stored, written))
         done, _ = await asyncio.wait({written}, timeout=DEADLINE_S)
         if not done:
+            self._know(receipt)
             self._fails(f"the disk of the receipts did not answer within {DEADLINE_S:g} s")
 
     def newest(self) -> list[Receipt]:
@@ -113,11 +114,15 @@ class Receipts:
         seen = self._seen_at.get(name)
         return seen is not None and seen.timeline == timeline and seen.flush_lsn <= lsn
 
-    def _note(self, number: int, receipt: Receipt) -> None:
+    def _know(self, receipt: Receipt) -> None:
+        """Compared with the primary from now on, on its disk or not: somebody was, or will be, told of it."""
         known = self._newest.get(receipt.id)
         if known is None or receipt.version > known.version:
             self._newest[receipt.id] = receipt
             self._seen_at.pop(receipt.id, None)
+
+    def _note(self, number: int, receipt: Receipt) -> None:
+        self._know(receipt)
         members = self._in_file.setdefault(number, {})
         members[receipt.id] = max(receipt.version, members.get(receipt.id, 0))
 
@@ -140,7 +145,8 @@ class Receipts:
 
     def _let_go(self, problem: str, batch: list[tuple[Stored, asyncio.Future[None]]]) -> None:
         self._fails(problem)
-        for _stored, written in batch:
+        for stored, written in batch:
+            self._know(stored.receipt)
             if not written.done():
                 written.set_result(None)
 

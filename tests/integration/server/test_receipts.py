@@ -139,6 +139,8 @@ async def test_bookings_go_on_when_the_disk_of_the_receipts_fails_and_nothing_is
         assert (await it.book(first, "ada"))[0] == 201
         report = await it.wait_report(lambda report: report.receipts_problem is not None)
         assert report.receipts_problem
+        checked = (await check(it))[1]
+        assert (checked["acknowledged"], checked["present"]) == (1, 1), "it is compared although it is only in memory"
         (it.root / "receipts").unlink()
         (it.root / "receipts").mkdir(mode=0o700)
         await it.wait_report(lambda report: report.receipts_problem is None)
