@@ -42,6 +42,7 @@ async def test_both_nodes_killed_at_once_come_back_with_every_booking(tmp_path: 
                 await workload.until_acknowledged(random.randrange(20, 60))
                 await asyncio.to_thread(kill_everything, cluster, agents=agents)
                 await workload.until_acknowledged(50)
+                await workload.until_caught_up()
             view = await cluster.wait_healthy()
             history = await workload.stop()
         assert [(item.status, item.error) for item in history.failed] == []

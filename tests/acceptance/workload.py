@@ -18,6 +18,8 @@ import msgspec
 
 from tests.acceptance import fhir
 
+_ANSWERED_S = 0.5
+
 
 class Booking(msgspec.Struct, kw_only=True):
     """One booking as its client saw it. Times are of time.monotonic(); `status` None: no answer came."""
@@ -100,6 +102,17 @@ class Workload:
             assert time.monotonic() < until, f"bookings do not go on: {self._last_errors()}"
             assert not self._running.done() or self._running.exception() is None, self._running
             await asyncio.sleep(0.01)
+
+    async def until_caught_up(self, deadline_s: float = 60) -> None:
+        """Wait until everything that was sent half a second ago or earlier has its answer: an outage is over for all."""
+        until = time.monotonic() + deadline_s
+        while self._is_behind():
+            assert time.monotonic() < until, f"requests still wait: {self._last_errors()}"
+            await asyncio.sleep(0.01)
+
+    def _is_behind(self) -> bool:
+        old_s = time.monotonic() - _ANSWERED_S
+        return any(booking.ended_s is None and booking.sent_s < old_s for booking in self.history.bookings)
 
     async def _run(self) -> None:
         began = time.monotonic()
