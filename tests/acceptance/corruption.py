@@ -34,19 +34,30 @@ async def can_evict(cluster: Cluster, node: str) -> bool:
         return int(await connection.fetchval("SHOW server_version_num")) >= _EVICT_SINCE
 
 
+async def somebody_in(cluster: Cluster, node: str, block: int) -> str:
+    """The id of a booked appointment whose row lies in this block of the table `appointment`."""
+    async with cluster.sql(node) as connection:
+        found = await connection.fetchval(_SOMEBODY_THERE, f"({block},0)", f"({block + 1},0)")
+    assert found is not None, f"nobody is booked in block {block}"
+    return str(found)
+
+
+async def appointment_file(cluster: Cluster, node: str) -> Path:
+    """The file of the table `appointment` on this node's disk."""
+    async with cluster.sql(node) as connection:
+        relative = await connection.fetchval("SELECT pg_relation_filepath('appointment')")
+    return Path(cluster.ready.nodes[node].data_dir) / str(relative)
+
+
 async def noise_under_an_appointment(cluster: Cluster, node: str, *, block: int = 0) -> str:
     """8 KB of noise over a page of the table `appointment` on this node's disk, out of its shared buffers: the id of a
     booked appointment that lies there."""
     async with cluster.sql(node) as connection:
         await connection.execute(_EXTENSION)
         await connection.execute("CHECKPOINT")
-        found = await connection.fetchval(_SOMEBODY_THERE, f"({block},0)", f"({block + 1},0)")
-        assert found is not None, f"nobody is booked in block {block}"
-        path = Path(cluster.ready.nodes[node].data_dir) / await connection.fetchval(
-            "SELECT pg_relation_filepath('appointment')"
-        )
-        await _damage(connection, path, block)
-    return str(found)
+        found = await somebody_in(cluster, node, block)
+        await _damage(connection, await appointment_file(cluster, node), block)
+    return found
 
 
 @retry(retry=retry_if_result(lambda gone: not gone), stop=stop_after_attempt(50), reraise=True)
