@@ -28,6 +28,8 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str | None
     data: DataDirectory
     doing: str | None
+    refused_revision: int = 0
+    """The highest revision that this run of the agent has refused for what it found here (`is_final`)."""
     peers: tuple[str, ...] = ()
 
 
@@ -43,6 +45,12 @@ def refusal(action: Action, state: AgentState, now: Situation) -> Refused | None
     return _not_for_us(action, state, now) or _not_now(action.op, state, now)
 
 
+def is_final(refused: Refused) -> bool:
+    """It was refused for what was found here, which may change. The controller has been told that it will never run, so a
+    second copy of the message must not be accepted later either."""
+    return refused.refused in (Refusal.BUSY, Refusal.FENCE_HELD, Refusal.WRONG_STATE)
+
+
 def _not_for_us(action: Action, state: AgentState, now: Situation) -> Refused | None:
     if action.node != now.node:
         return Refused(Refusal.OTHER_NODE, f"this is the agent of node {now.node}, not of {action.node}")
@@ -52,6 +60,9 @@ def _not_for_us(action: Action, state: AgentState, now: Situation) -> Refused | 
         return Refused(Refusal.LOWER_TERM, f"term {action.term} is below {state.term}, which this node has seen")
     if action.revision <= state.revision:
         sentence = f"revision {action.revision} is not above {state.revision}, which this node has accepted"
+        return Refused(Refusal.STALE_REVISION, sentence)
+    if action.revision <= now.refused_revision:
+        sentence = f"revision {now.refused_revision} was refused here: whoever sent it no longer waits for it"
         return Refused(Refusal.STALE_REVISION, sentence)
     age_ms = now.clock_ms - action.observed_clock_ms
     if not 0 <= age_ms <= now.action_ttl_ms:

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from replication import actions
-from replication.acceptance import Refused, Situation, refusal
+from replication.acceptance import Refused, Situation, is_final, refusal
 from replication.actions import Action, Op, op_name
 from replication.check_receipts import check_receipts
 from replication.ending import fence_node, stop, unfence
@@ -62,6 +62,7 @@ class Runner:
         self._local = local
         self._tasks = tasks
         self._task: asyncio.Task[None] | None = None
+        self._refused_revision = 0
 
     async def accept(self, action: Action) -> Refused | None:
         """Accept or refuse. Accepted: its revision and intention are on disk when this returns, and it runs (a fence and
@@ -70,6 +71,8 @@ class Runner:
         refused = refusal(action, local.state, self._situation())
         if refused is not None:
             _log.info("agent.action_refused", op=op_name(action.op), refused=refused.refused, why=refused.sentence)
+            if is_final(refused):
+                self._refused_revision = max(self._refused_revision, action.revision)
             return refused
         earlier = self._task if self._task is not None and not self._task.done() else None
         interrupted = local.state.accepted
@@ -126,6 +129,7 @@ class Runner:
             incarnation=local.supervisor.incarnation,
             data=local.memory.data,
             doing=local.memory.doing.op if local.memory.doing is not None else None,
+            refused_revision=self._refused_revision,
         )
 
     def _begin(self, action: Action) -> None:

@@ -144,7 +144,7 @@ class Checks:
         """Actions that the controller has ceased to wait for although their agent had not accepted them."""
         for name, record in before.nodes.items():
             pending, now = record.pending, after.nodes[name].pending
-            if pending is None or (now is not None and now.revision == pending.revision):
+            if pending is None or now is not None:  # a fence takes the place of what may still be accepted before it
                 continue
             if nodes[name].revision < pending.revision:
                 self._written_off.add((name, pending.revision))
@@ -159,7 +159,7 @@ class Checks:
     def check_person_is_needed(self, nodes: dict[str, ModelNode], store: State) -> None:
         """While an eligible standby holds everything, nobody must be asked to accept a loss."""
         for name, record in store.nodes.items():
-            able = name != store.primary and record.eligible and not nodes[name].has_fault
+            able = name != store.primary and record.eligible and not nodes[name].has_fault and not record.faults
             if able and store.transition is None and not self.acknowledged - set(nodes[name].wal):
                 raise AssertionError(f"a person is asked although {name} is eligible and has everything")
 

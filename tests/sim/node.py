@@ -76,6 +76,8 @@ class ModelNode:
     clock_ms: int = 0
     term: int = 0
     revision: int = 0
+    refused_revision: int = 0
+    """The highest that this run of the agent has refused for what it found."""
     has_data: bool = False
     wal: list[int] = field(default_factory=list)
     timeline: int = 1
@@ -117,14 +119,21 @@ class ModelNode:
 
     def refuses(self, action: Action) -> bool:
         """The acceptance rules of `replication.actions.Action` and `replication.acceptance`."""
+        if self._is_not_for_it(action) or ("revision" not in self.broken and action.revision <= self.refused_revision):
+            return True
+        if isinstance(action.op, Fence) or not self._cannot_now(action):
+            return False
+        self.refused_revision = max(self.refused_revision, action.revision)
+        return True
+
+    def _is_not_for_it(self, action: Action) -> bool:
         if action.term < self.term or (action.revision <= self.revision and "revision" not in self.broken):
             return True
         age_ms = self.clock_ms - action.observed_clock_ms
         is_late = action.boot_id != str(self.boot) or age_ms > ACTION_TTL_MS
-        if is_late and "time" not in self.broken:
-            return True
-        if isinstance(action.op, Fence):
-            return False
+        return is_late and "time" not in self.broken
+
+    def _cannot_now(self, action: Action) -> bool:
         wanted = getattr(action.op, "incarnation", None)
         if wanted is not None and wanted != self.last_incarnation and "time" not in self.broken:
             return True
@@ -175,7 +184,7 @@ class ModelNode:
         self.boot += 1
         self.is_agent_up = True
         self.agent_frozen_until_ms = 0
-        self.clock_ms = self.lease_until_clock_ms = 0
+        self.clock_ms = self.lease_until_clock_ms = self.refused_revision = 0
         self.beat_began_ms = self.beat_returned_ms = None
 
     def report(self, witness: Witness | None, now_ms: int) -> NodeReport:

@@ -55,7 +55,7 @@ TRACES: dict[str, Trace] = {
         (0, "write"),
         (1, "lose tail of a"),
         (2, "delay Promote to b"),
-        (43, "lose Promote to b"),
+        (43, "delay Promote to b"),
     ),
     "agents prove the history before a start as standby": ((0, "write"), (2, "kill both"), (5, "lose tail of a")),
     "agents prove the history by its bytes, not by its length": ((0, "write"), (2, "kill both"), (5, "lose tail of a")),

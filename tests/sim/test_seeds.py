@@ -25,7 +25,7 @@ NOTICED_BY = {
     "an eligible peer is compared before a start": 128,
     "an action is settled only when it can run no more": 0,
     "agents refuse revisions that are not above the highest": 6,
-    "agents refuse what is late, or was decided for another start": 4,
+    "agents refuse what is late, or was decided for another start": 8,
     "agents prove the history before a start as standby": 54,
     "agents prove the history by its bytes, not by its length": 84,
     "agents fence a primary whose lease has run out": 207,

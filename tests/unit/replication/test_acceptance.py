@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from replication import actions
-from replication.acceptance import Situation, refusal
+from replication.acceptance import Situation, is_final, refusal
 from replication.actions import Action, Op, Refusal
 from replication.model import DataDirectory, Role, Stage
 from replication.state_dir import AgentState
@@ -163,3 +163,18 @@ def test_the_schema_is_applied_only_while_closed() -> None:
     opened = AgentState(term=3, revision=7, configured_role=Role.PRIMARY, stage=Stage.OPEN)
     assert refused(actions.ApplySchema(INCARNATION), PRIMARY, situation(running=True)) is None
     assert refused(actions.ApplySchema(INCARNATION), opened, situation(running=True)) is Refusal.WRONG_STATE
+
+
+def test_what_was_refused_for_what_was_found_is_not_accepted_from_a_second_copy() -> None:
+    start = action(actions.StartPrimary(), revision=8)
+    busy = refusal(start, STATE, situation(doing="rebuild"))
+    assert busy is not None
+    assert is_final(busy)
+    assert refusal(start, STATE, situation()) is None
+    again = refusal(start, STATE, situation(refused_revision=8))
+    assert again is not None
+    assert again.refused is Refusal.STALE_REVISION
+    assert refusal(action(actions.StartPrimary(), revision=9), STATE, situation(refused_revision=8)) is None
+    late = refusal(action(actions.StartPrimary(), observed_clock_ms=1), STATE, situation())
+    assert late is not None
+    assert not is_final(late)
