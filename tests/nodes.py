@@ -95,6 +95,8 @@ class NodeUnderTest:
         self.url = f"http://{HOST}:{settings.listen_port}"
         self.agent: Agent | None = None
         self.term = 1
+        self._refused_revision = 0
+        """The highest that the agent refused: no controller gives it to another action."""
         self._stack = AsyncExitStack()
 
     @property
@@ -138,7 +140,7 @@ class NodeUnderTest:
         fields: dict[str, Any] = {
             "node": report.node,
             "term": max(self.term, report.term),
-            "revision": report.revision + 1,
+            "revision": max(report.revision, self._refused_revision) + 1,
             "boot_id": report.boot_id,
             "observed_clock_ms": report.clock_ms,
             **changed,
@@ -150,6 +152,8 @@ class NodeUnderTest:
         status, body = await post_json(
             self.session, f"{self.url}/v1/actions", action, token=token or self.token, deadline_ms=5_000
         )
+        if status == 409 and action.boot_id == self.running.memory.boot_id and action.node == self.settings.name:
+            self._refused_revision = max(self._refused_revision, action.revision)
         return status, msgspec.json.decode(body)
 
     async def act(self, op: Op, *, ok: bool = True, **changed: Any) -> ActionResult:
