@@ -30,7 +30,7 @@ _log = structlog.get_logger()
 START_LOG = "start.log"
 READY_DEADLINE_MS = 120_000
 _READY_POLL_MS = 5
-_LAST_WORDS_DEADLINE_MS = 1_000
+_LAST_WORDS_DEADLINE_MS = 3_000
 _STATUS_LINE = 7  # src/include/utils/pidfile.h, LOCK_FILE_LINE_PM_STATUS
 _STATUS_READY = "ready"
 

@@ -237,6 +237,14 @@ def lines_to(path: Path, *commands: object) -> list[dict[str, Any]]:
     return answers
 
 
+def takes_commands(control: Path) -> bool:
+    """The socket is there before anybody listens at it."""
+    try:
+        return bool(lines_to(control, {"command": "list"}))
+    except OSError:
+        return False
+
+
 @contextmanager
 def proxies(root: Path, target_port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path, int]]:
     """The process as `locum up` starts it, with one link: process, control socket, port of the link."""
@@ -249,7 +257,7 @@ def proxies(root: Path, target_port: int) -> Iterator[tuple[subprocess.Popen[byt
         )
     try:
         until = time.monotonic() + DEADLINE_S
-        while not control.exists():
+        while not takes_commands(control):
             assert process.poll() is None and time.monotonic() < until, (root / "proxies.log").read_text()
             time.sleep(0.01)
         yield process, control, port
