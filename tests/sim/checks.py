@@ -48,6 +48,22 @@ class Checks:
         self._primary_of_term: dict[int, str] = {}
         self._seen = {"a": (0, 0), "b": (0, 0)}
 
+    def told_ms(self, record: int) -> int:
+        """When a client was first told of it."""
+        return self._told_ms[record]
+
+    def primary_of_term(self, term: int) -> str | None:
+        """Which node was primary in it."""
+        return self._primary_of_term.get(term)
+
+    def opened_by_receipts(self) -> tuple[str | None, int, int]:
+        """Which node the receipts opened, and the numbers of the records up to which it must hold everything."""
+        return self._opened_by_receipts, self._kept_records, self._records_at_choice
+
+    def is_written_off(self, action: Action) -> bool:
+        """The controller has given it up as never accepted."""
+        return (action.node, action.revision) in self._written_off
+
     def accept_loss(self) -> None:
         """An operator said --accept-data-loss: from the next start or promotion on, what is there counts."""
         self._may_lose = True

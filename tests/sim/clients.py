@@ -32,7 +32,8 @@ class ModelServer:
         """Incarnation and record of the last write, while it waits."""
         self._failing_since_ms: int | None = None
         self._proof_of: tuple[int, str | None] = (0, None)
-        self._proof_began_ms: int | None = None
+        self.proof_began_ms: int | None = None
+        """Of the commit that it waits for, to prove that it may answer reads."""
         self._proved_ms: int | None = None
 
     def push(self, now_ms: int, topology: Topology) -> None:
@@ -83,16 +84,16 @@ class ModelServer:
         node = world.nodes[self.primary] if self.primary is not None else None
         process = node.process if node is not None else None
         if self._proof_of != (self._term, self.primary):
-            self._proof_of, self._proved_ms, self._proof_began_ms = (self._term, self.primary), None, None
+            self._proof_of, self._proved_ms, self.proof_began_ms = (self._term, self.primary), None, None
         if node is None or process is None or process.stage is not Stage.OPEN or process.in_recovery:
-            self._proof_began_ms = None
+            self.proof_began_ms = None
             return
         if world.is_frozen(node):
             return
-        if self._proof_began_ms is not None and has_confirmed_since(node, self._proof_began_ms):
-            self._proved_ms, self._proof_began_ms = self._proof_began_ms, None
-        if self._proof_began_ms is None:
-            self._proof_began_ms = world.now_ms
+        if self.proof_began_ms is not None and has_confirmed_since(node, self.proof_began_ms):
+            self._proved_ms, self.proof_began_ms = self.proof_began_ms, None
+        if self.proof_began_ms is None:
+            self.proof_began_ms = world.now_ms
         ttl_ms = world.policy.lease_ttl_ms
         is_proved = self._proved_ms is not None and world.now_ms - self._proved_ms < ttl_ms
         if is_proved or "reads" in node.broken:

@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from failover.core.invariants import InvariantViolation
+from failover.core.model import State
 from tests.sim.cell import STEPS_MAX, Bounds, Cell, healthy_cell, is_at_rest, last_trouble_ms
-from tests.sim.choices import choices
+from tests.sim.choices import Act, choices
 from tests.sim.digest import digest
 from tests.sim.world import WORDS_MAX
 
 QUIET_STEPS = 60
 KEPT_MAX = 20
+_NOTHING = State()
 
 
 class Violation(NamedTuple):
@@ -47,8 +49,31 @@ class Found:
     violations: tuple[Violation, ...] = ()
 
 
-class _Branch(NamedTuple):
+class _Snapshot(NamedTuple):
+    """A cell as it was. What the store holds is one immutable value, which all may share."""
+
     blob: bytes
+    store: State
+
+    @classmethod
+    def of(cls, cell: Cell) -> _Snapshot:
+        store = cell.store
+        cell.store = _NOTHING
+        blob = pickle.dumps(cell, pickle.HIGHEST_PROTOCOL)
+        cell.store = store
+        return cls(blob, store)
+
+    def restored(self) -> Cell:
+        cell: Cell = pickle.loads(self.blob)  # noqa: S301  its own
+        cell.store = self.store
+        return cell
+
+
+class _Branch(NamedTuple):
+    """Where a path begins: what was there, and what is done to it."""
+
+    before: _Snapshot
+    act: Act
     left: Bounds
     trace: tuple[tuple[int, str], ...]
 
@@ -85,10 +110,13 @@ class Search:
 
     def run(self) -> Found:
         """Search the whole bound."""
-        self._queue.append(_Branch(pickle.dumps(healthy_cell(self._broken)), self.bounds, ()))
+        start = _Snapshot.of(healthy_cell(self._broken))
+        self._queue.append(_Branch(start, lambda _cell: None, self.bounds, ()))
         while self._queue and not (self._stop and self.found.violations):
             branch = self._queue.popleft() if self._breadth_first else self._queue.pop()
-            self._follow(pickle.loads(branch.blob), branch.left, branch.trace)  # noqa: S301  its own
+            cell = branch.before.restored()
+            branch.act(cell)
+            self._follow(cell, branch.left, branch.trace)
             self.found.paths += 1
             self.found.waiting = len(self._queue)
             if self.found.paths % 1_000 == 0:
@@ -136,7 +164,7 @@ class Search:
         self._violated(f"no convergence, last decisions {cell.kinds}", cell, trace)
 
     def _branch(self, cell: Cell, left: Bounds, trace: tuple[tuple[int, str], ...]) -> None:
-        blob = None
+        before = None
         for name, cost, act in choices(cell, left, wide=self._wide):
             if self._only and not name.startswith(self._only):
                 continue
@@ -144,10 +172,8 @@ class Search:
                 self._first += 1
                 if self._first % self._share[1] != self._share[0]:
                     continue
-            blob = blob if blob is not None else pickle.dumps(cell)
-            branch: Cell = pickle.loads(blob)  # noqa: S301  its own
-            act(branch)
-            self._queue.append(_Branch(pickle.dumps(branch), _less(left, cost), (*trace, (cell.steps, name))))
+            before = before or _Snapshot.of(cell)
+            self._queue.append(_Branch(before, act, _less(left, cost), (*trace, (cell.steps, name))))
 
     def _violated(self, sentence: str, cell: Cell, trace: tuple[tuple[int, str], ...]) -> None:
         violation = Violation(sentence, trace, cell.steps)
