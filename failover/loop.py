@@ -34,6 +34,8 @@ _log = structlog.get_logger()
 
 _TRANSITION_INTERVAL_MS = 40
 """While clients wait for a promotion: what no event tells (replay has reached the shutdown record) is asked for."""
+_CLIENTS_FIRST_S = 0.1
+"""After a promotion nothing is looked at for so long: clients need all the machine has."""
 
 
 class Loop:
@@ -61,6 +63,7 @@ class Loop:
         self._trouble: Standing | None = None
         self._published: bytes | None = None
         self._outage_open = False
+        self._promoted = False
         self._last_kind = ""
 
     async def run(self) -> None:
@@ -74,6 +77,9 @@ class Loop:
             began = time.monotonic()
             self._woken.clear()
             await self._tick(self._controller.desk.next())
+            if self._promoted:
+                self._promoted = False
+                await asyncio.sleep(_CLIENTS_FIRST_S)
             due = began + self._interval_ms() / 1000
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
@@ -104,6 +110,7 @@ class Loop:
             if is_journalled_promotion(before, after):
                 # Term and candidate were stored when it began: a controller that dies now finds the same out again.
                 self._publish(after, observation)
+                self._promoted = True
             if after is not before:
                 await self._save(before, after, observation, decision)
         except InvariantViolation as error:

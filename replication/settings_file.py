@@ -32,6 +32,7 @@ DEFAULTS = {
     "max_parallel_workers_per_gather": "1",
     "max_wal_senders": "10",
     "max_replication_slots": "10",
+    "max_logical_replication_workers": "0",
     "max_prepared_transactions": "0",
     "max_locks_per_transaction": "64",
     "wal_keep_size": "64MB",

@@ -12,6 +12,9 @@ from replication.model import Reason, Role, Stage
 from replication.promotion import Steps, promote
 from replication.slots import ensure_slots
 
+_CLIENTS_FIRST_S = 0.15
+"""What nobody waits for is done so long after a promotion: until then clients need all the machine has."""
+
 
 async def promote_standby(local: LocalNode, op: Promote, revision: int) -> Outcome:
     """The promotion sequence of DESIGN section 6; the report says primary and open as soon as recovery has ended."""
@@ -39,6 +42,7 @@ async def promote_standby(local: LocalNode, op: Promote, revision: int) -> Outco
         await local.refresh()
     local.publish("promoted")
     await persisted
+    await asyncio.sleep(_CLIENTS_FIRST_S)
     # An open primary that waits for nobody runs with the very values that the standby without an upstream has read.
     await local.write_settings(revision, durable=False)
     await local.refresh()

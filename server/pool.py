@@ -25,8 +25,8 @@ _log = structlog.get_logger()
 
 _FIRST = 2
 """Opened before any other: right after a promotion, more backends starting at once would only delay the first commit."""
-_SETTLED_AFTER_S = 0.1
-"""The others follow when a commit has come back, or this long after the first connection."""
+_SETTLED_AFTER_S = 0.15
+"""The others follow this long after the first connection: those who waited for it have their answers by then."""
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -127,9 +127,6 @@ class Pool:
         """A synchronous commit that was started then has come back."""
         if not self.is_closed and (self.proved_s is None or started_s > self.proved_s):
             self.proved_s = started_s
-        if not self._is_settled:
-            self._is_settled = True
-            self._grow()
 
     def close(self) -> None:
         """At once: no goodbye, no cancel. Operations under way end with ConnectionLost or Superseded."""
