@@ -53,7 +53,7 @@ def _nodes(cluster: dict[str, Any]) -> Table:
             name,
             _or_dash(node.get("role")),
             _state(node),
-            {True: "yes", False: "no"}.get(node.get("eligible"), "?"),
+            "-" if node.get("role") == "primary" else {True: "yes", False: "no"}.get(node.get("eligible"), "?"),
             _or_dash(node.get("timeline")),
             _or_dash(node.get("flush_lsn")),
             _or_dash(node.get("replay_lsn")),

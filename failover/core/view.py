@@ -97,6 +97,8 @@ def node_view(state: State, observation: Observation, name: str, policy: Policy)
     role = Role.PRIMARY if name == state.primary else Role.STANDBY
     why = candidacy(state, name, report, policy)
     reason = record.eligible_reason if not record.eligible else why.value
+    if name == state.primary:
+        reason = "it is the primary"
     view = NodeView(
         role=role.value,
         state=state_word(state, name, report),
@@ -157,13 +159,18 @@ def _certificate(state: State, name: str) -> dict[str, object] | None:
 
 
 def next_step(state: State, observation: Observation, policy: Policy) -> str | None:
-    """What a person should do now, when only a person can go on; None while Locum goes on by itself."""
+    """What a person should do now; None while there is a primary or one is being promoted."""
     alarm = next((alarm for alarm in state.alarms if alarm.name == "no_primary"), None)
     if alarm is not None:
         return alarm.sentence
     if phase(state, observation, policy) is not Phase.NO_PRIMARY:
         return None
     name = state.primary or "the primary"
+    report = observation.nodes.get(name)
+    if report is not None and (state.nodes[name].fence_held or report.fence_held):
+        return f"{name} is fenced by hand: locum unfence {name}"
+    if report is not None:
+        return f"wait: {name} is being started; an alarm says so when it cannot go on without you"
     standby = next((node for node in sorted(state.nodes) if node != state.primary), None)
     if standby is not None and state.nodes[standby].eligible and not _able(state, observation, standby):
         return f"bring the host of {name} back, or promote by hand: locum failover --to {standby} --accept-data-loss"
