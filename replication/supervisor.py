@@ -213,7 +213,8 @@ class Supervisor:
 
         async def said() -> bool:
             if self.last_words is None:
-                self.last_words = await in_thread(_last_fatal, self.node.log_dir / START_LOG)
+                found = await in_thread(_last_fatal, self.node.log_dir / START_LOG)
+                self.last_words = self.last_words or found  # the log may have told it in the meantime
             return self.last_words is not None
 
         with contextlib.suppress(ActionFailed):
