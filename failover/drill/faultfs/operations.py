@@ -19,6 +19,7 @@ from failover.drill.faultfs.namespace import Namespace
 from failover.drill.faultfs.overlay import Overlay
 from failover.drill.faultfs.spec import BLOCK_BYTES, Kind, Op
 from failover.drill.faultfs.table import Armed, FaultTable
+from failover.drill.faultfs.threads import stay
 
 _STAT = ("st_mode", "st_nlink", "st_uid", "st_gid", "st_size", "st_blocks", "st_blksize", "st_ino")
 _STATVFS = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax")
@@ -75,6 +76,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
     # --- data ---
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        stay()
         handle = self._handles.get(fh)
         struck = self._struck(Op.READ, handle, offset, size)
         if not struck:
@@ -84,6 +86,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
         return strikes.read_back(struck, self._overlay.read(handle.key, fh, size, offset))
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        stay()
         handle = self._handles.get(fh)
         struck = self._struck(Op.WRITE, handle, offset, len(data))
         if not struck:
@@ -110,6 +113,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
             self.release(other.path, other.fd)
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
+        stay()
         handle = self._handles.get(fh)
         struck = self._table.strike(Op.FSYNC, handle.path)
         strikes.hold_up(struck)
@@ -118,11 +122,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
             # As Linux does: the pages count as clean from now on, so nothing ever writes them.
             self._overlay.drop(handle.key)
             raise OSError(5, "Input/output error")
-        self._overlay.write_back(handle.key)
-        if datasync:
-            os.fdatasync(fh)
-        else:
-            os.fsync(fh)
+        self._overlay.sync(handle.key, fh, data_only=bool(datasync))
         return 0
 
     def flush(self, path: str, fh: int) -> int:
@@ -152,7 +152,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
         struck = self._struck(Op.WRITE, handle, offset, size)
         strikes.hold_up(struck)
         strikes.refuse(struck)
-        os.posix_fallocate(fh, offset, size)
+        self._overlay.allocate(handle.key, fh, offset, size)
         return 0
 
     # --- what is where ---

@@ -26,8 +26,12 @@ class _Dirty:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.blocks: dict[int, bytearray] = {}
+        self.writing_back = threading.Lock()
+        """Held while blocks go to the backing file; `lock` is not, so that reads and writes go on."""
+        self.blocks: dict[int, bytes] = {}
         self.fd: int | None = None
+        self.has_unsynced_backing = True
+        """The backing file holds what only a sync of the whole file brings to its disk: data, or its length."""
 
     def hold(self, fd: int) -> None:
         if self.fd is None:
@@ -68,31 +72,51 @@ class Overlay:
         """Like pwrite of all of it, into memory; only the file's length is on the disk at once."""
         file = self._file(key)
         with file.lock:
-            before = len(file.blocks)
+            blocks, before = file.blocks, len(file.blocks)
             end = offset + len(data)
             if os.fstat(fd).st_size < end:
                 os.ftruncate(fd, end)
+                file.has_unsynced_backing = True
             file.hold(fd)
             for number, start, stop in _pieces(offset, len(data)):
                 at = number * BLOCK_BYTES + start - offset
                 piece = data[at : at + stop - start]
-                if stop - start == BLOCK_BYTES:
-                    file.blocks[number] = bytearray(piece)
-                    continue
-                block = file.blocks.get(number)
-                if block is None:
-                    found = os.pread(fd, BLOCK_BYTES, number * BLOCK_BYTES)
-                    block = file.blocks[number] = bytearray(found.ljust(BLOCK_BYTES, b"\0"))
-                block[start:stop] = piece
-            self._count(len(file.blocks) - before)
+                if len(piece) < BLOCK_BYTES:
+                    old = blocks.get(number) or _padded(os.pread(fd, BLOCK_BYTES, number * BLOCK_BYTES))
+                    piece = old[:start] + piece + old[stop:]
+                blocks[number] = piece
+            if len(blocks) != before:
+                self._count(len(blocks) - before)
         if self._dirty_blocks > _DIRTY_BLOCKS_MAX:
             self.write_all_back()
 
-    def write_back(self, key: Key) -> None:
-        """Hand what is in memory of this file to the backing file."""
+    def sync(self, key: Key, fd: int, *, data_only: bool) -> None:
+        """Like fsync or fdatasync: what was written before is on the disk."""
         file = self._files.get(key)
-        if file is not None:
-            self._write_back(file)
+        if file is None:
+            (os.fdatasync if data_only else os.fsync)(fd)
+            return
+        with file.writing_back:
+            with file.lock:
+                taken = dict(file.blocks)
+                is_overwrite = data_only and not file.has_unsynced_backing
+                file.has_unsynced_backing = False
+            try:
+                self._bring(fd, self._within(file, taken), data_only=data_only, is_overwrite=is_overwrite)
+            except OSError:
+                file.has_unsynced_backing = True
+                raise
+            self._done(file, taken)
+
+    @staticmethod
+    def _bring(fd: int, runs: list[tuple[int, bytes]], *, data_only: bool, is_overwrite: bool) -> None:
+        if is_overwrite and len(runs) == 1:  # the way of WAL: one call
+            start, data = runs[0]
+            os.pwritev(fd, [data], start, os.RWF_DSYNC)
+            return
+        for start, data in runs:
+            os.pwrite(fd, data, start)
+        (os.fdatasync if data_only else os.fsync)(fd)
 
     def truncate(self, key: Key, fd: int, length: int) -> None:
         """Like ftruncate."""
@@ -100,15 +124,23 @@ class Overlay:
         if file is None:
             os.ftruncate(fd, length)
             return
-        with file.lock:
+        with file.writing_back, file.lock:
             os.ftruncate(fd, length)
+            file.has_unsynced_backing = True
             before = len(file.blocks)
             last, kept = divmod(length, BLOCK_BYTES)
             for number in [number for number in file.blocks if number > last or (number == last and not kept)]:
                 del file.blocks[number]
             if last in file.blocks:
-                file.blocks[last][kept:] = bytes(BLOCK_BYTES - kept)
+                file.blocks[last] = _padded(file.blocks[last][:kept])
             self._count(len(file.blocks) - before)
+
+    def allocate(self, key: Key, fd: int, offset: int, size: int) -> None:
+        """Like posix_fallocate."""
+        file = self._file(key)
+        with file.lock:
+            file.has_unsynced_backing = True
+            os.posix_fallocate(fd, offset, size)
 
     def drop(self, key: Key) -> int:
         """Forget what is in memory of this file, as a kernel does after a failed fsync: how many blocks."""
@@ -168,14 +200,33 @@ class Overlay:
         return count
 
     def _write_back(self, file: _Dirty) -> None:
+        with file.writing_back:
+            with file.lock:
+                taken = dict(file.blocks)
+                file.has_unsynced_backing = True
+            if file.fd is not None:
+                for start, data in self._within(file, taken):
+                    os.pwrite(file.fd, data, start)
+            self._done(file, taken)
+
+    @staticmethod
+    def _within(file: _Dirty, blocks: dict[int, bytes]) -> list[tuple[int, bytes]]:
+        """(offset, bytes), neighbours together, none beyond the end of the file."""
+        size = os.fstat(file.fd).st_size if file.fd is not None else 0
+        runs = [(first * BLOCK_BYTES, data) for first, data in _runs(blocks)]
+        return [(start, data[: size - start]) for start, data in runs if start < size]
+
+    def _done(self, file: _Dirty, taken: dict[int, bytes]) -> None:
+        """They are in the backing file, unless they were written again meanwhile."""
         with file.lock:
-            if file.fd is None or not file.blocks:
-                return
-            size = os.fstat(file.fd).st_size
-            for first, data in _runs(file.blocks):
-                start = first * BLOCK_BYTES
-                os.pwrite(file.fd, data[: max(0, size - start)], start)  # the last block may reach beyond the end
-            self._let_go(file)
+            written = [number for number, block in taken.items() if file.blocks.get(number) is block]
+            for number in written:
+                del file.blocks[number]
+        self._count(-len(written))
+
+
+def _padded(data: bytes) -> bytes:
+    return data.ljust(BLOCK_BYTES, b"\0")
 
 
 def _pieces(offset: int, length: int) -> Iterator[tuple[int, int, int]]:
@@ -188,9 +239,9 @@ def _pieces(offset: int, length: int) -> Iterator[tuple[int, int, int]]:
         offset += stop - start
 
 
-def _runs(blocks: dict[int, bytearray]) -> Iterator[tuple[int, bytes]]:
+def _runs(blocks: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
     """Neighbouring blocks together: (first block, bytes)."""
-    run: list[bytearray] = []
+    run: list[bytes] = []
     first = 0
     for number in sorted(blocks):
         if run and number != first + len(run):

@@ -43,7 +43,7 @@ def test_it_reads_like_a_plain_file_and_ends_like_one(tmp_path: Path, steps: lis
                 overlay.truncate(KEY, fd, at)
                 model = model[:at] + bytes(max(0, at - len(model)))
             else:
-                overlay.write_back(KEY)
+                overlay.sync(KEY, fd, data_only=number % 2 == 0)
                 assert path.read_bytes() == model
             assert overlay.read(KEY, fd, SIZE_MAX * 2, 0) == model
             assert overlay.read(KEY, fd, 5000, 7000) == model[7000:12000]
@@ -60,7 +60,7 @@ def test_what_was_synced_stays_when_the_rest_is_lost(tmp_path: Path) -> None:
     overlay = Overlay()
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     overlay.write(KEY, fd, b"a" * 8192, 0)
-    overlay.write_back(KEY)
+    overlay.sync(KEY, fd, data_only=True)
     overlay.write(KEY, fd, b"b" * 16384, 0)
     assert overlay.dirty_bytes() == 16384
     assert overlay.lose_everything() == (1, 2)
