@@ -10,7 +10,13 @@ _PART_ARGUMENTS = 3
 
 def main() -> None:
     arguments = sys.argv[1:]
-    is_part = len(arguments) == _PART_ARGUMENTS and arguments[0] in ("agent", "controller", "server", "proxies")
+    is_part = len(arguments) == _PART_ARGUMENTS and arguments[0] in (
+        "agent",
+        "controller",
+        "server",
+        "proxies",
+        "faultfs",
+    )
     if is_part and arguments[1] == "--config":
         from compose.child import run_child
 

@@ -16,10 +16,12 @@ from compose.proc import command_lines, end
 from replication.proc import ProcessId, alive, identify
 from replication.wire.secrets import write_private
 
-PROCESSES = ("controller", "server", *(f"agent-{node}" for node in NODES), "proxies")
+DISKS = tuple(f"faultfs-{node}" for node in NODES)
+PROCESSES = ("controller", "server", *(f"agent-{node}" for node in NODES), *DISKS, "proxies")
 """In the order in which leftovers are ended: nobody decides or books while the agents change."""
 
-_PATIENCE_MS = {"controller": 3_000, "server": 5_000, "proxies": 3_000}
+_PATIENCE_MS = {"controller": 3_000, "server": 5_000, "proxies": 3_000, "faultfs": 10_000}
+_AGENT_PATIENCE_MS = 30_000
 
 
 def record(layout: Layout, running: dict[str, ProcessId]) -> None:
@@ -54,11 +56,14 @@ def child_mark(name: str, settings: Path) -> tuple[str, str, str]:
 def end_leftovers(found: list[tuple[str, ProcessId]]) -> None:
     """End them one after the other; an agent by SIGKILL, since SIGTERM would make it stop its PostgreSQL.
 
-    Raises UpRefused when one cannot be ended.
+    Which it must, when its disk is a faultfs: that ends too. Raises UpRefused when one cannot be ended.
     """
+    has_disks = any(name in DISKS for name, _process in found)
     for name, process in found:
+        kind = name.partition("-")[0]
+        patience_ms = _AGENT_PATIENCE_MS if kind == "agent" and has_disks else _PATIENCE_MS.get(kind, 0)
         try:
-            end(process, patience_ms=_PATIENCE_MS.get(name, 0))
+            end(process, patience_ms=patience_ms)
         except (TimeoutError, PermissionError) as error:
             raise UpRefused(
                 f"the {name} of an earlier `locum up` still runs as process {process.pid} and could not be ended "

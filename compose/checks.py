@@ -15,6 +15,7 @@ from compose.adopt import running_postmaster
 from compose.errors import UpRefused
 from compose.layout import HOST, NODES, Layout, Ports
 from compose.options import UpOptions
+from failover.drill.faultfs.launch import why_no_fuse
 
 FIRST_START_BYTES = 400 * 1024 * 1024
 """Two fresh nodes with their first WAL segments, the logs and the store."""
@@ -34,14 +35,24 @@ def check_options(options: UpOptions) -> None:
     if not 1024 <= options.port <= 65535 - last:
         room = f"leaves no room for the ports up to PORT + {last}; choose 1024 to {65535 - last}"
         raise UpRefused(f"--port {options.port} {room}")
-    socket_path = Layout(options.data).links_socket
-    if options.proxied and len(os.fsencode(socket_path)) > UNIX_PATH_BYTES_MAX:
-        raise UpRefused(
-            f"--proxied: {socket_path} is longer than the {UNIX_PATH_BYTES_MAX} bytes of a unix socket's path; "
-            "choose a shorter directory with --data"
-        )
+    layout = Layout(options.data)
+    if options.proxied:
+        _check_socket("--proxied", layout.links_socket)
+    if options.faultfs:
+        _check_socket("--faultfs", layout.faultfs_socket(NODES[0]))
+        why = why_no_fuse()
+        if why is not None:
+            raise UpRefused(f"--faultfs {why}")
     if not 0 <= options.demo_practitioners <= 80:
         raise UpRefused(f"--demo-practitioners {options.demo_practitioners}: the demo clinic has 0 to 80 practitioners")
+
+
+def _check_socket(flag: str, path: Path) -> None:
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
+        raise UpRefused(
+            f"{flag}: {path} is longer than the {UNIX_PATH_BYTES_MAX} bytes of a unix socket's path; "
+            "choose a shorter directory with --data"
+        )
 
 
 def check_directory(layout: Layout) -> None:
@@ -65,13 +76,17 @@ def check_directory(layout: Layout) -> None:
 
 def check_version(layout: Layout, major: int) -> None:
     """Every data directory was made by this major version of PostgreSQL. Raises UpRefused."""
-    for node in NODES:
-        pgdata = layout.pgdata(node)
+    places = [(node, place(node)) for node in NODES for place in (layout.pgdata, layout.backing)]
+    for node, pgdata in places:
         try:
             made_by = (pgdata / "PG_VERSION").read_text(encoding="ascii").strip()
         except FileNotFoundError:
             continue
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                continue  # a faulty disk whose process died: the files lie in the backing directory
+            raise UpRefused(f"the data directory {pgdata} of node {node} cannot be read: {error}") from error
+        except UnicodeDecodeError as error:
             raise UpRefused(f"the data directory {pgdata} of node {node} cannot be read: {error}") from error
         if made_by != str(major):
             raise UpRefused(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def run_child(role: str, settings: Path) -> int:
-    """Run one part until SIGTERM or SIGINT, and return its exit code. `role` is agent, controller, server or proxies."""
+    """Run one part until SIGTERM or SIGINT, and return its exit code. `role`: see `_part`."""
     run = _part(role)
     # Modules live as long as the process. A collector that looks through them again and again stops it for 20 to 100 ms
     # each time, as long as a whole failover.
@@ -37,4 +37,8 @@ def _part(role: str) -> Callable[[Path], int]:
         from compose.proxies import run as run_proxies
 
         return run_proxies
-    raise ValueError(f"no such part: {role!r}; there are agent, controller, server and proxies")
+    if role == "faultfs":
+        from failover.drill.faultfs.serve import run as run_faultfs
+
+        return run_faultfs
+    raise ValueError(f"no such part: {role!r}; there are agent, controller, server, proxies and faultfs")

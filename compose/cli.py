@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from compose import cli_incident, cli_operate, cli_status, flags
+from compose import cli_fault, cli_incident, cli_operate, cli_status, flags
 from compose.child import run_child
 from compose.errors import ComposeError
 from replication.wire.errors import SecretError, WireError
@@ -49,6 +49,13 @@ def up(
             "each link can be cut or frozen by a line of JSON to DIR/links.sock.",
         ),
     ] = False,
+    faultfs: Annotated[
+        bool,
+        typer.Option(
+            "--faultfs",
+            help="For tests and drills: put each node's files on a disk that can be made faulty with `locum fault` (needs FUSE).",
+        ),
+    ] = False,
     ready_file: Annotated[
         Path | None, typer.Option(metavar="F", help="Written once bookings work: addresses and pids, JSON, 0600.")
     ] = None,
@@ -75,6 +82,7 @@ def up(
         ready_file=ready_file,
         observe_only=observe_only,
         proxied=proxied,
+        faultfs=faultfs,
     )
     raise typer.Exit(run_up(options, Progress(console())))
 
@@ -100,3 +108,4 @@ def server(config: flags.Part) -> None:
 cli_status.register(app)
 cli_operate.register(app)
 cli_incident.register(app)
+cli_fault.register(app)

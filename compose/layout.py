@@ -83,8 +83,20 @@ class Layout(msgspec.Struct, frozen=True):
         """PostgreSQL's data directory, made by initdb or a base backup, never by `up`."""
         return self.disk(node) / "pgdata"
 
+    def backing(self, node: str) -> Path:
+        """With --faultfs: where a node's files lie; `pgdata` is then where the faulty disk is mounted."""
+        return self.disk(node) / "backing"
+
+    def faultfs_socket(self, node: str) -> Path:
+        """How a node's faulty disk is steered (failover/drill/faultfs/control.py)."""
+        return self.disk(node) / "faultfs.sock"
+
+    def faultfs_log(self, node: str) -> Path:
+        """One JSON line for each fault that struck."""
+        return self.logs / f"faults-{node}.jsonl"
+
     def settings(self, process: str) -> Path:
-        """The settings file of a process: `agent-a`, `controller`, `server`, `proxies`."""
+        """The settings file of a process: `agent-a`, `controller`, `server`, `proxies`, `faultfs-a`."""
         return self.config / f"{process}.toml"
 
     def log(self, process: str) -> Path:

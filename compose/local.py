@@ -1,5 +1,5 @@
-"""`locum up`: everything on one machine. Checks first, then two agents, the controller and the server as children, and
-with --proxied one more, which hosts the links between them.
+"""`locum up`: everything on one machine. Checks first, then two agents, the controller and the server as children; with
+--proxied one more, which hosts the links between them, and with --faultfs a disk for each node.
 
 `up` decides nothing about the database: it starts processes, restarts those that die, and stops them in order. The
 controller starts, fences and promotes nodes through the agents.
@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from compose import ready
-from compose.adopt import PROCESSES, end_leftovers, leftovers, record
+from compose.adopt import DISKS, PROCESSES, end_leftovers, leftovers, record
 from compose.checks import all_or_nothing, check_directory, check_options, check_ports, check_version, exclusive
 from compose.credentials import ensure_secrets
+from compose.disks import arrange, take_away, until_mounted
 from compose.errors import UpRefused
 from compose.layout import NODES, Layout, Ports
 from compose.links import links_between
@@ -68,6 +69,7 @@ def _prepared(layout: Layout, ports: Ports, options: UpOptions) -> Iterator[list
             end_leftovers(found)
             for directory in layout.directories():
                 directory.mkdir(mode=0o700, exist_ok=True)
+            arrange(layout, faultfs=options.faultfs)
             ensure_secrets(layout)
             write_settings(layout, ports, options)
             check_settings(layout)
@@ -109,7 +111,11 @@ class _Up:
         self._bookings_work = False
         self._writing = asyncio.Lock()
         # The agents first, since PostgreSQL takes longest to come up; before them the links through which they talk.
-        names = [*(["proxies"] if ports.proxied else []), *sorted(set(PROCESSES) - {"proxies"})]
+        names = [
+            *(DISKS if options.faultfs else ()),
+            *(["proxies"] if ports.proxied else []),
+            *sorted(set(PROCESSES) - {"proxies", *DISKS}),
+        ]
         self._children = {
             name: Child(name, layout.settings(name), layout.log(name), progress.child_died) for name in names
         }
@@ -120,20 +126,34 @@ class _Up:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
-        keepers = [asyncio.create_task(child.keep_running(self._write)) for child in self._children.values()]
-        announcing = asyncio.create_task(self._announce())
+        keepers = [asyncio.create_task(child.keep_running(self._write)) for child in self._of(disks=True)]
+        mounting = asyncio.create_task(self._mounted())
         stopping = asyncio.create_task(stop.wait())
+        announcing = asyncio.create_task(self._announce())
         try:
-            await asyncio.wait([stopping, announcing, *keepers], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stopping, mounting, *keepers], return_when=asyncio.FIRST_COMPLETED)
+            if mounting.done() and not stopping.done():
+                mounting.result()
+                keepers += [asyncio.create_task(child.keep_running(self._write)) for child in self._of(disks=False)]
+                await asyncio.wait([stopping, announcing, *keepers], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            mounting.cancel()
             announcing.cancel()
             clean = await self._stop()
             stopping.cancel()
             ended = await asyncio.gather(*keepers, announcing, return_exceptions=True)
+            await asyncio.to_thread(take_away, self._layout)
         for result in ended:
             if isinstance(result, Exception):
                 raise result
         return 0 if clean else 1
+
+    def _of(self, *, disks: bool) -> list[Child]:
+        return [child for name, child in self._children.items() if (name in DISKS) is disks]
+
+    async def _mounted(self) -> None:
+        if self._options.faultfs:
+            await until_mounted(self._layout)
 
     async def _announce(self) -> None:
         """Write the ready file once bookings work, then tell every change of the primary until cancelled."""
@@ -153,7 +173,7 @@ class _Up:
         async with self._writing:
             running = {name: child.process for name, child in self._children.items() if child.process is not None}
             await asyncio.to_thread(record, self._layout, running)
-            now = ready.describe(self._layout, self._ports, running)
+            now = ready.describe(self._layout, self._ports, running, faultfs=self._options.faultfs)
             await asyncio.to_thread(ready.write, self._layout.locum_json, now)
             if self._bookings_work and self._options.ready_file is not None:
                 await asyncio.to_thread(ready.write, self._options.ready_file, now)

@@ -28,6 +28,7 @@ class ConfigFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ready_file: Path | None = None
     observe_only: bool = False
     proxied: bool = False
+    faultfs: bool = False
     controller: str | None = None
     token_file: Path | None = None
     agent: dict[str, Any] = {}
@@ -49,6 +50,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     ready_file: Path | None = None
     observe_only: bool = False
     proxied: bool = False
+    faultfs: bool = False
     agent: dict[str, Any] = {}
     server: dict[str, Any] = {}
     failover: dict[str, Any] = {}
@@ -77,6 +79,7 @@ def up_options(
     ready_file: Path | None,
     observe_only: bool,
     proxied: bool,
+    faultfs: bool = False,
 ) -> UpOptions:
     """Flags over file over defaults; paths become absolute."""
     demo = _first(demo_practitioners, config.demo_practitioners, DEMO_PRACTITIONERS)
@@ -91,6 +94,7 @@ def up_options(
         ready_file=None if ready is None else ready.absolute(),
         observe_only=observe_only or config.observe_only,
         proxied=proxied or config.proxied,
+        faultfs=faultfs or config.faultfs,
         agent=config.agent,
         server=config.server,
         failover=config.failover,

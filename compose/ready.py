@@ -40,7 +40,7 @@ class Ready(msgspec.Struct, frozen=True):
     """The control socket of the links; only with --proxied."""
 
 
-def describe(layout: Layout, ports: Ports, running: dict[str, ProcessId]) -> Ready:
+def describe(layout: Layout, ports: Ports, running: dict[str, ProcessId], *, faultfs: bool = False) -> Ready:
     """The cluster as it runs now. Raises SecretError."""
     pids = {name: process.pid for name, process in running.items()}
     nodes = {
@@ -49,6 +49,7 @@ def describe(layout: Layout, ports: Ports, running: dict[str, ProcessId]) -> Rea
             data_dir=str(layout.pgdata(node)),
             port=ports.postgres(node),
             dsn=superuser_dsn(layout, ports, node),
+            faultfs=str(layout.faultfs_socket(node)) if faultfs else None,
         )
         for node in NODES
     }

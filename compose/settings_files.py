@@ -32,6 +32,9 @@ def write_settings(layout: Layout, ports: Ports, options: UpOptions) -> None:
         _write(layout.settings(f"agent-{node}"), options.agent, agent_settings(layout, ports, options, node))
     _write(layout.settings("controller"), options.failover, controller_settings(layout, ports, options))
     _write(layout.settings("server"), options.server, server_settings(layout, ports, options))
+    if options.faultfs:
+        for node in NODES:
+            _write(layout.settings(f"faultfs-{node}"), {}, faultfs_settings(layout, node))
     if ports.proxied:
         _write(layout.settings("proxies"), {}, proxies_settings(layout, ports))
 
@@ -125,6 +128,16 @@ def proxies_settings(layout: Layout, ports: Ports) -> dict[str, Any]:
             link.name: {"listen_port": ports.link(link), "target_port": listening[link.target]}
             for link in links_between(NODES)
         },
+    }
+
+
+def faultfs_settings(layout: Layout, node: str) -> dict[str, Any]:
+    """Keys of failover/drill/faultfs/serve.py."""
+    return {
+        "backing": str(layout.backing(node)),
+        "mount": str(layout.pgdata(node)),
+        "socket": str(layout.faultfs_socket(node)),
+        "log": str(layout.faultfs_log(node)),
     }
 
 

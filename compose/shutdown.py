@@ -1,4 +1,4 @@
-"""The ordered end of `locum up`: server drained, controller, the primary's agent, the standby's agent, the proxies.
+"""The ordered end of `locum up`: server drained, controller, the primary's agent, the standby's, faulty disks, proxies.
 
 Each agent stops its PostgreSQL when it gets SIGTERM. The primary goes first: its stop waits until the standby has
 received everything, so the standby must still run, and so must the link between them.
@@ -13,7 +13,7 @@ from compose.progress import Progress
 from replication.wire.errors import WireError
 from replication.wire.http import get_bytes, new_session
 
-PATIENCE_MS = {"server": 25_000, "controller": 5_000, "agent": 60_000, "proxies": 5_000}
+PATIENCE_MS = {"server": 25_000, "controller": 5_000, "agent": 60_000, "proxies": 5_000, "faultfs": 20_000}
 _ASK_MS = 1_000
 
 
@@ -34,9 +34,9 @@ async def stop_in_order(children: dict[str, Child], controller: str, progress: P
 
 
 def stop_order(names: list[str], primary: str | None) -> list[str]:
-    """Server, controller, the agent of `primary`, then the other agents by name, then the proxies."""
-    rank = {"server": 0, "controller": 1, f"agent-{primary}": 2, "proxies": 4}
-    return sorted(names, key=lambda name: (rank.get(name, 3), name))
+    """Server, controller, the agent of `primary`, then the other agents by name, then the disks and the proxies."""
+    rank = {"server": 0, "controller": 1, f"agent-{primary}": 2, "agent": 3, "faultfs": 4, "proxies": 5}
+    return sorted(names, key=lambda name: (rank.get(name, rank.get(name.partition("-")[0], 9)), name))
 
 
 async def _primary(controller: str) -> str | None:

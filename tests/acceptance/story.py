@@ -96,9 +96,9 @@ class Story:
 
 
 @asynccontextmanager
-async def story(root: Path) -> AsyncIterator[Story]:
-    """Healthy, proxied, and booking."""
-    async with running(root, "--proxied", "--demo-practitioners", "20") as cluster:
+async def story(root: Path, *flags: str) -> AsyncIterator[Story]:
+    """Healthy and booking; proxied without other flags."""
+    async with running(root, *(flags or ("--proxied",)), "--demo-practitioners", "20") as cluster:
         before = await cluster.view()
         proposals = await fhir.endless(cluster.session, cluster.ready.server)
         async with Workload(cluster.ready.server, proposals, rate=RATE) as workload:

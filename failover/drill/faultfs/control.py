@@ -84,7 +84,7 @@ class _Handler(socketserver.StreamRequestHandler):
             self.wfile.write(msgspec.json.encode(self.server.control.answer(line)) + b"\n")
 
 
-def serve(path: Path, control: Control) -> None:
+def listen(path: Path, control: Control) -> None:
     """Listen in a thread of its own, from now on until the process ends."""
     path.unlink(missing_ok=True)
     umask = os.umask(0o177)

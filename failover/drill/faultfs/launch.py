@@ -45,8 +45,10 @@ def command(backing: Path, mount: Path, socket: Path, *, log: Path | None = None
 
 def is_mounted(mount: Path) -> bool:
     """A file system is served there, or what a dead one has left."""
-    wanted = str(mount.resolve() if mount.parent.exists() else mount)
-    with Path("/proc/self/mountinfo").open(encoding="utf-8") as lines:
+    wanted = str(mount.parent.resolve() / mount.name)
+    for escape, character in (("\\", "\\134"), (" ", "\\040"), ("\t", "\\011"), ("\n", "\\012")):
+        wanted = wanted.replace(escape, character)
+    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="surrogateescape") as lines:
         return any(line.split()[4] == wanted for line in lines)
 
 
