@@ -29,6 +29,7 @@ from compose.layout import NODES, Layout, Ports
 from compose.proc import end
 from compose.processes import child_environment
 from compose.ready import Ready
+from failover.drill.faultfs.launch import unmount
 from tests.acceptance.killing import kill_postmaster
 
 READY_S = 90.0
@@ -185,12 +186,18 @@ class Cluster:
         if self._up is not None and self._up.poll() is None:
             self._up.kill()
             self._up.wait(STOPPED_S)
+        found = self._postmasters()  # while their disks are there
         for _name, process in leftovers(self.layout):
             end(process, patience_ms=0)
+        for pid in found | self._postmasters():
+            with contextlib.suppress(ProcessLookupError):
+                kill_postmaster(pid)
         for node in NODES:
-            running = running_postmaster(self.layout.pgdata(node))
-            if running is not None:
-                kill_postmaster(running[0])
+            unmount(self.layout.pgdata(node))
+
+    def _postmasters(self) -> set[int]:
+        places = [place(node) for node in NODES for place in (self.layout.pgdata, self.layout.backing)]
+        return {running[0] for place in places if (running := running_postmaster(place)) is not None}
 
     def _launch(self, command: list[str]) -> None:
         with self.output.open("ab") as out:
