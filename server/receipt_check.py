@@ -35,6 +35,8 @@ class ReceiptChecker:
         self._evidence = evidence
         self._checked_term: int | None = None
         self._checked_losses = 0
+        self._begun = self._ended = 0
+        """Numbers of the last check that began, and of the last that ended."""
         self._asked = asyncio.Event()
         self._done = asyncio.Condition()
 
@@ -55,11 +57,12 @@ class ReceiptChecker:
         return pool.endpoint.term != self._checked_term or away or self._asked.is_set()
 
     async def ask(self, until_s: float) -> ReceiptCheck:
-        """The result of the next check that ends. Raises NoConnection when none ended by `until_s`."""
+        """The result of a check that begins after this. Raises NoConnection when none ended by `until_s`."""
+        wanted = self._begun + 1
         self._asked.set()
         try:
             async with asyncio.timeout(max(0.0, until_s - time.monotonic())), self._done:
-                await self._done.wait()
+                await self._done.wait_for(lambda: self._ended >= wanted)
         except TimeoutError:
             raise NoConnection("the receipts could not be compared in time") from None
         found = self._evidence.receipts
@@ -77,6 +80,8 @@ class ReceiptChecker:
         if pool.is_closed:
             return  # the next term is checked instead
         losses = self._database.losses
+        self._begun += 1
+        number = self._begun
         try:
             result = await self._check(pool)
         except UnexpectedDatabaseError as error:
@@ -88,6 +93,7 @@ class ReceiptChecker:
         log = _log.info if result.lost == 0 and result.double_booked == 0 else _log.error
         log("server.receipts_checked", **msgspec.structs.asdict(result))
         async with self._done:
+            self._ended = number
             self._done.notify_all()
 
     async def _check(self, pool: Pool) -> ReceiptCheck:
