@@ -1,0 +1,118 @@
+"""`locum drill list|run`: rehearse outages on a cluster that is thrown away afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from compose import flags
+from compose.errors import ComposeError
+from compose.progress import console
+from failover.drill import report
+from failover.drill.errors import ScenarioRefused
+from failover.drill.runner import Report, run_scenario
+from failover.drill.scenario import Scenario, parse_scenario, shipped
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(
+        help="Rehearse outages on a throw-away cluster, and judge them from outside.", no_args_is_help=True
+    )
+    group.command("list")(list_scenarios)
+    group.command("run")(run)
+    app.add_typer(group, name="drill")
+
+
+def list_scenarios(as_json: flags.Json = False) -> None:
+    """The scenarios that come with Locum."""
+    found = _shipped()
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+        return
+    table = Table("name", "needs", "why", box=None, pad_edge=False)
+    for scenario in found:
+        needs = [*(["FUSE"] if scenario.needs_fuse else []), *(["proxies"] if scenario.needs_proxies else [])]
+        table.add_row(scenario.name, ", ".join(needs), scenario.why)
+    console().print(table)
+
+
+def run(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME…", help="Of `locum drill list`, or files that end in .toml.")
+    ],
+    seed: Annotated[int, typer.Option(help="Of workload and faults; the same seed gives the same.")] = 1,
+    report_dir: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="Keep report.md, report.json and the histories there."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="F", help="Write the result as JUnit.")] = None,
+    as_json: flags.Json = False,
+) -> None:
+    """Run scenarios one after the other, each on a cluster of its own. Exit code 0 only when all that was expected held."""
+    scenarios = [_scenario(name) for name in names]
+    with tempfile.TemporaryDirectory(prefix="locum-drill-") as temporary:
+        place = report_dir.absolute() if report_dir is not None else Path(temporary)
+        reports = _run_all(scenarios, place, seed, quiet=as_json)
+        if report_dir is not None:
+            (place / "report.md").write_text(report.as_markdown(reports), encoding="utf-8")
+            (place / "report.json").write_bytes(report.as_json(reports))
+    if junit is not None:
+        junit.write_bytes(report.as_junit(reports))
+    if as_json:
+        print(report.as_json(reports).decode())
+    else:
+        _show(reports)
+    raise typer.Exit(report.exit_code(reports))
+
+
+def _run_all(scenarios: list[Scenario], place: Path, seed: int, *, quiet: bool) -> list[Report]:
+    reports = []
+    for number, scenario in enumerate(scenarios, 1):
+
+        def tell(what: str, prefix: str = f"{number}/{len(scenarios)} {scenario.name}") -> None:
+            if not quiet:
+                console().print(f"{prefix}: {what}", highlight=False, markup=False)
+
+        directory = place / f"{number:02d}-{scenario.name}"
+        reports.append(asyncio.run(run_scenario(scenario, directory, seed=seed, tell=tell)))
+        tell(reports[-1].result.value)
+    return reports
+
+
+def _show(reports: list[Report]) -> None:
+    table = Table(*report.COLUMNS, box=None, pad_edge=False)
+    for one in reports:
+        table.add_row(*report.row(one))
+    console().print(table)
+    for one in reports:
+        for sentence in one.said:
+            console().print(f"{one.scenario.name}: {sentence}", markup=False)
+    console().print(report.summary(reports))
+
+
+def _scenario(name: str) -> Scenario:
+    if name.endswith(".toml"):
+        try:
+            return parse_scenario(Path(name).read_bytes(), name)
+        except OSError as error:
+            raise ComposeError(f"{name} cannot be read: {error.strerror}") from error
+        except ScenarioRefused as error:
+            raise ComposeError(str(error)) from error
+    for scenario in _shipped():
+        if scenario.name == name:
+            return scenario
+    raise ComposeError(f"there is no scenario {name}; see `locum drill list`")
+
+
+def _shipped() -> list[Scenario]:
+    try:
+        return shipped()
+    except ScenarioRefused as error:
+        raise ComposeError(str(error)) from error

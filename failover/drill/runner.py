@@ -1,0 +1,214 @@
+"""One scenario from an empty directory to a verdict: cluster, load, fault, healing, judgement."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from failover.drill.checker import Finding, Kind, check
+from failover.drill.clinic import Clinic
+from failover.drill.cluster import Cluster
+from failover.drill.errors import ClusterAway, DrillError, Skipped
+from failover.drill.faultfs.launch import why_no_fuse
+from failover.drill.faults.steps import Injector
+from failover.drill.history import HistoryWriter
+from failover.drill.judge import Measured, Result, failed, gap_ms, objections, slowest_ms
+from failover.drill.scenario import Scenario
+from failover.drill.workload import Workload
+
+_CLINIC = ("--demo-practitioners", "40")
+_DAYS = 13
+_DRAINED_S = 45.0
+_STANDBY_CAUGHT_UP_S = 30.0
+Tell = Callable[[str], None]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one scenario. `timeline`: (seconds since the start, what)."""
+
+    scenario: Scenario
+    seed: int
+    began_at: str
+    took_s: float
+    result: Result
+    said: tuple[str, ...]
+    """Objections, or why it was skipped or broke down."""
+    injected: tuple[str, ...] = ()
+    measured: Measured | None = None
+    findings: tuple[Finding, ...] = ()
+    timeline: tuple[tuple[float, str], ...] = ()
+    history: str | None = None
+    """The file of what clients were told."""
+
+
+class _Drill:
+    """The state of one run."""
+
+    def __init__(self, scenario: Scenario, place: Path, seed: int, tell: Tell) -> None:
+        self.scenario = scenario
+        self.place = place
+        self.seed = seed
+        self.injected: list[str] = []
+        self.timeline: list[tuple[float, str]] = []
+        self._tell = tell
+        self._began_s = time.monotonic()
+
+    def note(self, what: str) -> None:
+        self.timeline.append((round(time.monotonic() - self._began_s, 3), what))
+        self._tell(what)
+
+    async def run(self) -> tuple[Measured, list[Finding]]:
+        """Raises DrillError when the drill itself breaks down."""
+        flags = (
+            *_CLINIC,
+            *(("--faultfs",) if self.scenario.needs_fuse else ()),
+            *(("--proxied",) if self.scenario.needs_proxies else ()),
+        )
+        cluster = Cluster(self.place, flags)
+        try:
+            self.note("starting a cluster of its own")
+            await cluster.start()
+            return await self._under_load(cluster)
+        finally:
+            await cluster.stop()
+
+    async def _under_load(self, cluster: Cluster) -> tuple[Measured, list[Finding]]:
+
+        view = await cluster.view()
+        primary = str(view["primary"])
+        standby = next(name for name in view["nodes"] if name != primary)
+        async with aiohttp.ClientSession() as session:
+            proposals = await Clinic(session, cluster.ready["server"]).proposals(_DAYS)
+        history = HistoryWriter(self.place / "history.jsonl")
+        load = self.scenario.load
+        workload = Workload(cluster.ready["server"], proposals, history, seed=self.seed, rate=load.rate)
+        injector = Injector(cluster, primary, standby)
+        running = asyncio.create_task(workload.run())
+        try:
+            await _sleep_while(running, load.before_s)
+            self.note(f"healthy, {workload.acknowledged} writes acknowledged: primary {primary}, standby {standby}")
+            since_s = time.monotonic()
+            await self._inject(injector, since_s)
+            await _sleep_while(running, load.lasts_s)
+            await injector.heal()
+            healed_s = time.monotonic()
+            self.note("healed")
+            healthy_again_s = await self._healthy_again(cluster, healed_s)
+            await _sleep_while(running, 1.0)
+        finally:
+            self.injected = injector.told
+            workload.stop()
+            await injector.heal()
+            await asyncio.wait({running}, timeout=_DRAINED_S)
+            running.cancel()
+            history.close()
+        return await self._measure(cluster, workload, primary, since_s, healthy_again_s)
+
+    async def _inject(self, injector: Injector, began_s: float) -> None:
+        for step in sorted(self.scenario.steps, key=lambda one: one.at_s):
+            await asyncio.sleep(max(0.0, began_s + step.at_s - time.monotonic()))
+            told = len(injector.told)
+            await injector.make(step)
+            for what in injector.told[told:]:
+                self.note(what)
+
+    async def _healthy_again(self, cluster: Cluster, healed_s: float) -> float | None:
+        try:
+            await cluster.until(lambda view: view["phase"] == "healthy", self.scenario.expect.healthy_within_s)
+        except ClusterAway as error:
+            self.note(f"not healthy again: {error}")
+            return None
+        took_s = time.monotonic() - healed_s
+        self.note(f"healthy again {took_s:.1f} s after the healing")
+        return round(took_s, 1)
+
+    async def _measure(
+        self, cluster: Cluster, workload: Workload, primary: str, since_s: float, healthy_again_s: float | None
+    ) -> tuple[Measured, list[Finding]]:
+        view = await cluster.view()
+        rows = await cluster.rows(view["primary"])
+        findings = check(workload.operations, rows)
+        if healthy_again_s is not None:
+            findings += await self._differences(cluster, view)
+        verdicts = [incident.get("verdict") for incident in await cluster.incidents()]
+        measured = Measured(
+            operations=len(workload.operations),
+            acknowledged=workload.acknowledged,
+            failed=failed(workload.operations),
+            gap_ms=gap_ms(workload.operations, since_s),
+            slowest_ms=slowest_ms(workload.operations),
+            lost_writes=sum(finding.kind is Kind.LOST for finding in findings),
+            verdicts=tuple(dict.fromkeys(_kind(verdict) for verdict in verdicts if verdict)),
+            new_primary=view["primary"] != primary,
+            healthy_again_s=healthy_again_s,
+        )
+        return measured, findings
+
+    async def _differences(self, cluster: Cluster, view: dict[str, object]) -> list[Finding]:
+        """Nobody books any more: in a moment both nodes hold the same rows."""
+        nodes = sorted(view["nodes"])  # type: ignore[call-overload]
+        until_s = time.monotonic() + _STANDBY_CAUGHT_UP_S
+        while True:
+            one, other = [await cluster.rows(node) for node in nodes]
+            if one == other:
+                return []
+            if time.monotonic() > until_s:
+                names = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+                return [
+                    Finding(Kind.WRONG_CONTENT, name, f"{nodes[0]} and {nodes[1]} do not hold the same")
+                    for name in names
+                ]
+            await asyncio.sleep(0.1)
+
+
+def _kind(verdict: object) -> str:
+    """An incident list gives verdicts whole, or as their kind."""
+    return str(verdict.get("kind")) if isinstance(verdict, dict) else str(verdict)
+
+
+async def _sleep_while(running: asyncio.Task[None], seconds: float) -> None:
+    """For so long, unless the workload ends: then there is nothing to measure. Raises DrillError."""
+    await asyncio.wait({running}, timeout=seconds)
+    if running.done():
+        running.result()
+        raise DrillError("the workload ran out of free slots; use a lower rate")
+
+
+async def run_scenario(scenario: Scenario, place: Path, *, seed: int, tell: Tell) -> Report:
+    """Run it in an empty directory. Whatever goes wrong with the drill itself is *unknown*, never a pass."""
+    began_s, began_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    drill = _Drill(scenario, place, seed, tell)
+    measured: Measured | None = None
+    findings: list[Finding] = []
+    why = why_no_fuse() if scenario.needs_fuse else None
+    try:
+        if why is not None:
+            raise Skipped(why)
+        await asyncio.to_thread(place.mkdir, parents=True)
+        await asyncio.to_thread(place.chmod, 0o755)
+        measured, findings = await drill.run()
+        said = objections(scenario.expect, measured, findings)
+        result = Result.FAILED if said else Result.PASSED
+    except Skipped as error:
+        said, result = [str(error)], Result.SKIPPED
+    except (DrillError, OSError, KeyError, ValueError, ExceptionGroup) as error:
+        said, result = [f"the drill itself broke down: {error!r}"], Result.UNKNOWN
+    return Report(
+        scenario=scenario,
+        seed=seed,
+        began_at=began_at,
+        took_s=round(time.monotonic() - began_s, 1),
+        result=result,
+        said=tuple(said),
+        injected=tuple(drill.injected),
+        measured=measured,
+        findings=tuple(findings),
+        timeline=tuple(drill.timeline),
+        history=str(place / "history.jsonl") if measured is not None else None,
+    )

@@ -1,0 +1,139 @@
+"""Scenarios: what is made faulty, when, under which load, and what must come of it. Pure but for reading the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any, Literal
+
+import msgspec
+
+from failover.drill.errors import ScenarioRefused
+from failover.drill.faultfs.spec import FaultRefused, parse_fault
+
+Node = Literal["primary", "standby"]
+_SIGNALS = frozenset({"KILL", "STOP", "CONT", "TERM"})
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag="signal"):
+    """A signal to processes, all at once. `to`: `postgres primary`, `agent standby`, `controller`, `server`, `disk primary`."""
+
+    to: tuple[str, ...]
+    signal: str = "KILL"
+    at_s: float = 0.0
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag="disk"):
+    """A fault of faultfs (its spec.py) on a node's disk. `table`: its file is the fault's path, and what the node has cached of
+    it is evicted, so that the disk is read."""
+
+    node: Node
+    fault: dict[str, Any]
+    table: str | None = None
+    at_s: float = 0.0
+
+
+class Links(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag="links"):
+    """Paths between processes: every link with one end in `one` and the other in `other`. Ends: `controller`, `server`,
+    `agent NODE`, `node NODE` (its walreceiver), `postgres NODE`."""
+
+    one: tuple[str, ...]
+    other: tuple[str, ...]
+    state: Literal["frozen", "frozen_to", "frozen_from", "cut"] = "frozen"
+    at_s: float = 0.0
+
+
+class Operator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag="operator"):
+    """What a person asks of the controller: `switchover`."""
+
+    action: Literal["switchover"]
+    at_s: float = 0.0
+
+
+class PowerLoss(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag="power_loss"
+):
+    """Nodes die, with all that they had not fsynced."""
+
+    nodes: tuple[Node, ...]
+    at_s: float = 0.0
+
+
+Step = Signal | Disk | Links | Operator | PowerLoss
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Operations a second, and for how long before the first step, and between the last one and its healing."""
+
+    rate: float = 50.0
+    before_s: float = 3.0
+    lasts_s: float = 5.0
+
+
+class Expect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What must come of it; that no promise is broken is always expected.
+
+    `verdicts`: one of these kinds is named; empty: no incident. `new_primary`: a promotion. `failed_max`: requests whose
+    outcome the client never learnt. `gap_ms_max`: the recovery time objective. `healthy_within_s`: after the healing.
+    """
+
+    verdicts: tuple[str, ...] = ()
+    new_primary: bool | Literal["either"] = True
+    failed_max: int = 0
+    gap_ms_max: int = 10_000
+    healthy_within_s: float = 60.0
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`why` it matters, in a sentence."""
+
+    name: str
+    why: str
+    steps: tuple[Step, ...]
+    load: Load = Load()
+    expect: Expect = Expect()
+
+    @property
+    def needs_fuse(self) -> bool:
+        """A disk is made faulty."""
+        return any(
+            isinstance(step, Disk | PowerLoss)
+            or (isinstance(step, Signal) and any(target.startswith("disk") for target in step.to))
+            for step in self.steps
+        )
+
+    @property
+    def needs_proxies(self) -> bool:
+        """A path is cut."""
+        return any(isinstance(step, Links) for step in self.steps)
+
+
+def parse_scenario(data: bytes, where: str) -> Scenario:
+    """A TOML file. Raises ScenarioRefused, naming it."""
+    try:
+        scenario = msgspec.toml.decode(data, type=Scenario)
+        for step in scenario.steps:
+            _check(step)
+    except (msgspec.DecodeError, FaultRefused, ValueError) as error:
+        raise ScenarioRefused(f"{where}: {error}") from error
+    if not scenario.steps or scenario.load.rate <= 0:
+        raise ScenarioRefused(f"{where}: it needs a step, and a rate above 0")
+    return scenario
+
+
+def shipped() -> list[Scenario]:
+    """All that come with Locum, by name. Raises ScenarioRefused."""
+    return sorted((parse_scenario(file.read_bytes(), file.name) for file in _files()), key=lambda found: found.name)
+
+
+def _files() -> Iterator[Traversable]:
+    folder = files("failover.drill") / "scenarios"
+    return (file for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def _check(step: Step) -> None:
+    if isinstance(step, Signal) and step.signal not in _SIGNALS:
+        raise ValueError(f"no such signal: {step.signal}; there are {', '.join(sorted(_SIGNALS))}")
+    if isinstance(step, Disk):
+        parse_fault({**step.fault, "path": None} if step.table is not None else step.fault)

@@ -1,0 +1,70 @@
+"""`locum drill` as an operator runs it, and that it does not pass what should not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from failover.drill.faultfs.launch import why_no_fuse
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def locum(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "compose", *words], capture_output=True, text=True, timeout=220, check=False, cwd=ROOT
+    )
+
+
+def reports(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_the_list_shows_what_there_is_and_what_it_needs() -> None:
+    done = locum("drill", "list", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {"sigkill-primary", "page-noise-on-read", "wal-eio", "stall-data-disk"} <= {
+        scenario["name"] for scenario in json.loads(done.stdout)
+    }
+
+
+def test_a_killed_primary_passes_and_leaves_a_report(tmp_path: Path) -> None:
+    done = locum("drill", "run", "sigkill-primary", "--report", str(tmp_path / "r"), "--junit", str(tmp_path / "j.xml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    (report,) = json.loads((tmp_path / "r/report.json").read_text())
+    measured = report["measured"]
+    assert (measured["lost_writes"], measured["failed"], measured["verdicts"]) == (0, 0, ["process_dead"])
+    assert measured["acknowledged"] > 100
+    assert "recovery point (writes lost) | 0 | 0" in (tmp_path / "r/report.md").read_text()
+    assert (tmp_path / "r/01-sigkill-primary/history.jsonl").stat().st_size > 0
+    assert "<testsuite" in (tmp_path / "j.xml").read_text()
+
+
+@pytest.mark.skipif(why_no_fuse() is not None, reason=str(why_no_fuse()))
+def test_a_page_that_comes_back_altered_passes_only_with_the_right_verdict(tmp_path: Path) -> None:
+    """The same fault twice: as it ships, and with an expectation that is wrong on purpose."""
+    scenario = (ROOT / "failover/drill/scenarios/page-noise-on-read.toml").read_text()
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(scenario.replace('verdicts = ["page_corrupt"]', 'verdicts = ["unreachable"]'))
+    done = locum("drill", "run", "page-noise-on-read", str(wrong), "--json")
+    right, convicted = reports(done)
+    assert (right["result"], right["said"]) == ("passed", [])
+    assert "bit_flip at read of base/" in right["injected"][0]
+    assert convicted["result"] == "failed"
+    assert "the verdict named page_corrupt, not unreachable" in convicted["said"][0]
+    assert done.returncode == 1
+
+
+def test_a_scenario_that_does_not_exist_or_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    done = locum("drill", "run", "no-such-thing")
+    assert (done.returncode, "there is no scenario no-such-thing" in done.stderr) == (1, True)
+    (tmp_path / "bad.toml").write_text("name = 'x'")
+    done = locum("drill", "run", str(tmp_path / "bad.toml"))
+    assert (done.returncode, "bad.toml" in done.stderr) == (1, True)

@@ -1,0 +1,43 @@
+"""The seeded plan of a workload, and how an answer is taken."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from failover.drill.clinic import Answer
+from failover.drill.history import Do, Outcome
+from failover.drill.workload import outcome_of, plan
+
+
+def test_the_same_seed_plans_the_same_and_another_one_does_not() -> None:
+    assert plan(1) == plan(1)
+    assert plan(1)[:50] != plan(2)[:50]
+
+
+def test_a_plan_does_everything_and_uses_no_key_twice() -> None:
+    planned = plan(3)[:5_000]
+    kinds = Counter(item.do for item in planned)
+    assert set(kinds) == {Do.BOOK, Do.READ, Do.CANCEL}
+    assert kinds[Do.BOOK] > 3_000
+    assert len({item.key for item in planned}) == len(planned)
+    assert any(item.again for item in planned)
+    assert any(item.hangs_up for item in planned)
+
+
+@pytest.mark.parametrize(
+    ("do", "answer", "outcome"),
+    [
+        (Do.BOOK, None, Outcome.UNKNOWN),
+        (Do.BOOK, Answer(503, None), Outcome.UNKNOWN),
+        (Do.BOOK, Answer(500, None), Outcome.UNKNOWN),
+        (Do.BOOK, Answer(409, None), Outcome.FAIL),
+        (Do.BOOK, Answer(201, {}), Outcome.OK),
+        (Do.CANCEL, Answer(404, None), Outcome.FAIL),
+        (Do.READ, Answer(404, None), Outcome.OK),
+        (Do.READ, None, Outcome.UNKNOWN),
+    ],
+)
+def test_only_a_clear_refusal_has_not_happened(do: Do, answer: Answer | None, outcome: Outcome) -> None:
+    assert outcome_of(do, answer) is outcome
