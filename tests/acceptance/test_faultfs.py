@@ -106,6 +106,7 @@ async def test_when_both_machines_lose_power_every_acknowledged_booking_is_there
         assert min(lost) > 0, "nothing was at stake"
         for node in nodes:
             it.cluster.kill_agent(node, signal.SIGCONT)
+        await it.workload.until_acknowledged(RATE)
         await it.end()
 
 
