@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated
 
@@ -59,7 +61,7 @@ def run(
     scenarios = [_scenario(name) for name in names]
     with tempfile.TemporaryDirectory(prefix="locum-drill-") as temporary:
         place = report_dir.absolute() if report_dir is not None else Path(temporary)
-        reports = _run_all(scenarios, place, seed, quiet=as_json)
+        reports = asyncio.run(_until_told(_run_all(scenarios, place, seed, quiet=as_json)))
         if report_dir is not None:
             (place / "report.md").write_text(report.as_markdown(reports), encoding="utf-8")
             (place / "report.json").write_bytes(report.as_json(reports))
@@ -72,7 +74,18 @@ def run(
     raise typer.Exit(report.exit_code(reports))
 
 
-def _run_all(scenarios: list[Scenario], place: Path, seed: int, *, quiet: bool) -> list[Report]:
+async def _until_told(work: Coroutine[None, None, list[Report]]) -> list[Report]:
+    """Run it; SIGINT or SIGTERM end it in order: faults healed, cluster stopped. Raises ComposeError then."""
+    running = asyncio.create_task(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    try:
+        return await running
+    except asyncio.CancelledError as error:
+        raise ComposeError("the drill was aborted: its faults are healed and its cluster is stopped") from error
+
+
+async def _run_all(scenarios: list[Scenario], place: Path, seed: int, *, quiet: bool) -> list[Report]:
     reports = []
     for number, scenario in enumerate(scenarios, 1):
 
@@ -81,7 +94,7 @@ def _run_all(scenarios: list[Scenario], place: Path, seed: int, *, quiet: bool) 
                 console().print(f"{prefix}: {what}", highlight=False, markup=False)
 
         directory = place / f"{number:02d}-{scenario.name}"
-        reports.append(asyncio.run(run_scenario(scenario, directory, seed=seed, tell=tell)))
+        reports.append(await run_scenario(scenario, directory, seed=seed, tell=tell))
         tell(reports[-1].result.value)
     return reports
 

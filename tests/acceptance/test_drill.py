@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,30 @@ def test_a_page_that_comes_back_altered_passes_only_with_the_right_verdict(tmp_p
     assert convicted["result"] == "failed"
     assert "the verdict named page_corrupt, not unreachable" in convicted["said"][0]
     assert done.returncode == 1
+
+
+def test_a_drill_that_is_aborted_heals_and_leaves_nothing_running(tmp_path: Path) -> None:
+    """Ctrl-C while the primary is stopped by SIGSTOP."""
+    command = [sys.executable, "-m", "compose", "drill", "run", "sigstop-node", "--report", str(tmp_path)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    assert running.stdout is not None
+    said = ""
+    try:
+        while "SIGSTOP to postgres primary" not in said:
+            line = running.stdout.readline()
+            assert line, said
+            said += line
+        data = tmp_path / "01-sigstop-node/data"
+        pids = [process["pid"] for process in json.loads((data / "pids.json").read_text()).values()]
+        pids += [int((data / "nodes" / node / "pgdata/postmaster.pid").read_text().split()[0]) for node in ("a", "b")]
+        running.send_signal(signal.SIGINT)
+        said += running.communicate(timeout=120)[0]
+    finally:
+        running.kill()
+        running.wait(30)
+    assert running.returncode == 1
+    assert "aborted: its faults are healed and its cluster is stopped" in said
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
 
 
 def test_a_scenario_that_does_not_exist_or_makes_no_sense_is_refused(tmp_path: Path) -> None:
