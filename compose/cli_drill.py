@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import tempfile
 from collections.abc import Coroutine
@@ -11,15 +12,18 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from compose import flags
 from compose.errors import ComposeError
 from compose.progress import console
-from failover.drill import report
+from failover.drill import campaign, report
 from failover.drill.errors import ScenarioRefused
+from failover.drill.judge import Result
 from failover.drill.runner import Report, run_scenario
 from failover.drill.scenario import Scenario, parse_scenario, shipped
+from replication.wire.secrets import write_private
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +33,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("list")(list_scenarios)
     group.command("run")(run)
+    group.command("campaign")(run_campaign)
     app.add_typer(group, name="drill")
 
 
@@ -72,6 +77,73 @@ def run(
     else:
         _show(reports)
     raise typer.Exit(report.exit_code(reports))
+
+
+def run_campaign(
+    faults: Annotated[int, typer.Option(min=1, help="How many.")],
+    seed: Annotated[int, typer.Option(help="The same seed draws the same faults and the same load.")] = 1,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with the campaign in DIR; also where a new one is kept.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="F", help="Write the result as JUnit.")] = None,
+) -> None:
+    """Draw random faults from the whole catalogue, run each on a cluster of its own, and print class by outcome."""
+    place = (resume or Path(f"locum-campaign-{seed}")).absolute()
+    reports = asyncio.run(_until_told(_campaign(place, faults, seed)))
+    table = Table(*campaign.COLUMNS, box=None, pad_edge=False)
+    for row in campaign.matrix(reports):
+        table.add_row(*row)
+    console().print(table)
+    for one in reports:
+        for sentence in one.said:
+            console().print(f"{one.scenario.name}: {sentence}", markup=False)
+    console().print(f"seed {seed}: {report.summary(reports)}; kept in {place}")
+    (place / "report.md").write_text(report.as_markdown(reports), encoding="utf-8")
+    (place / "report.json").write_bytes(report.as_json(reports))
+    if junit is not None:
+        junit.write_bytes(report.as_junit(reports))
+    raise typer.Exit(report.exit_code(reports))
+
+
+async def _campaign(place: Path, faults: int, seed: int) -> list[Report]:
+    """Those that are there already are not run again. Raises ComposeError for a directory of another seed."""
+    await asyncio.to_thread(_claim, place, seed)
+    reports = []
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console()) as progress:
+        task = progress.add_task("campaign", total=faults)
+        for number, scenario in enumerate(campaign.campaign(seed, faults)):
+            progress.update(task, description=scenario.name)
+            kept = place / f"{number:03d}.json"
+            found = await asyncio.to_thread(_kept, kept)
+            if found is None:
+                directory = place / f"{number:03d}"
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                found = await run_scenario(scenario, directory, seed=seed * 1_000 + number, tell=lambda _what: None)
+                await asyncio.to_thread(write_private, kept, msgspec.json.encode(found).decode())
+                if found.result is Result.PASSED:
+                    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            reports.append(found)
+            progress.advance(task)
+    return reports
+
+
+def _claim(place: Path, seed: int) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    mark = place / "seed"
+    if mark.exists():
+        if mark.read_text(encoding="ascii").strip() != str(seed):
+            raise ComposeError(f"{place} holds a campaign of seed {mark.read_text(encoding='ascii').strip()}")
+    else:
+        mark.write_text(f"{seed}\n", encoding="ascii")
+
+
+def _kept(path: Path) -> Report | None:
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except msgspec.DecodeError:
+        return None  # of another version, or cut off: it is run again
 
 
 async def _until_told(work: Coroutine[None, None, list[Report]]) -> list[Report]:

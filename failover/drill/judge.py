@@ -10,7 +10,7 @@ import msgspec
 
 from failover.drill.checker import Finding
 from failover.drill.history import Operation, Outcome
-from failover.drill.scenario import Expect
+from failover.drill.scenario import ANY_VERDICT, Expect
 
 
 class Result(StrEnum):
@@ -77,10 +77,12 @@ def objections(expect: Expect, measured: Measured, findings: Sequence[Finding]) 
         said.append(f"no write was acknowledged for {measured.gap_ms} ms, at most {expect.gap_ms_max} ms may pass")
     if expect.new_primary not in ("either", measured.new_primary):
         said.append("another node was promoted" if measured.new_primary else "no other node was promoted")
-    if expect.verdicts and not set(measured.verdicts) & set(expect.verdicts):
+    if ANY_VERDICT in expect.verdicts:
+        pass
+    elif expect.verdicts and not set(measured.verdicts) & set(expect.verdicts):
         named = ", ".join(measured.verdicts) or "nothing"
         said.append(f"the verdict named {named}, not {' or '.join(expect.verdicts)}")
-    if not expect.verdicts and measured.verdicts:
+    elif not expect.verdicts and measured.verdicts:
         said.append(f"an incident named {', '.join(measured.verdicts)} where there was nothing to name")
     if measured.healthy_again_s is None:
         said.append("the cluster did not become healthy again")

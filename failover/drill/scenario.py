@@ -13,11 +13,17 @@ from failover.drill.errors import ScenarioRefused
 from failover.drill.faultfs.spec import FaultRefused, parse_fault
 
 Node = Literal["primary", "standby"]
+_PARTS = frozenset({"walsender", "walreceiver", "checkpointer", "startup", "backend"})
+_TARGETS = _PARTS | {"postgres", "agent", "disk", "controller", "server"}
 _SIGNALS = frozenset({"KILL", "STOP", "CONT", "TERM"})
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag="signal"):
-    """A signal to processes, all at once. `to`: `postgres primary`, `agent standby`, `controller`, `server`, `disk primary`."""
+    """A signal to processes, all at once.
+
+    `to`: `postgres primary` (all of its processes), one of those by its title, such as `walsender primary` or `backend primary`,
+    `agent standby`, `controller`, `server`, `disk primary`.
+    """
 
     to: tuple[str, ...]
     signal: str = "KILL"
@@ -60,6 +66,8 @@ class PowerLoss(
     at_s: float = 0.0
 
 
+ANY_VERDICT = "any"
+"""Among the expected verdicts: whatever is named, or nothing."""
 Step = Signal | Disk | Links | Operator | PowerLoss
 
 
@@ -112,13 +120,17 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def parse_scenario(data: bytes, where: str) -> Scenario:
     """A TOML file. Raises ScenarioRefused, naming it."""
     try:
-        scenario = msgspec.toml.decode(data, type=Scenario)
-        for step in scenario.steps:
-            _check(step)
+        return checked(msgspec.toml.decode(data, type=Scenario))
     except (msgspec.DecodeError, FaultRefused, ValueError) as error:
         raise ScenarioRefused(f"{where}: {error}") from error
+
+
+def checked(scenario: Scenario) -> Scenario:
+    """The same, when every step makes sense. Raises ValueError, FaultRefused."""
     if not scenario.steps or scenario.load.rate <= 0:
-        raise ScenarioRefused(f"{where}: it needs a step, and a rate above 0")
+        raise ValueError("a scenario needs a step, and a rate above 0")
+    for step in scenario.steps:
+        _check(step)
     return scenario
 
 
@@ -135,5 +147,13 @@ def _files() -> Iterator[Traversable]:
 def _check(step: Step) -> None:
     if isinstance(step, Signal) and step.signal not in _SIGNALS:
         raise ValueError(f"no such signal: {step.signal}; there are {', '.join(sorted(_SIGNALS))}")
+    if isinstance(step, Signal):
+        for target in step.to:
+            kind, _, role = target.partition(" ")
+            needs_role = kind not in ("controller", "server")
+            if kind not in _TARGETS or needs_role != (role in ("primary", "standby")):
+                raise ValueError(
+                    f"no such target: {target!r}; there are {', '.join(sorted(_TARGETS))}, of primary or standby"
+                )
     if isinstance(step, Disk):
         parse_fault({**step.fault, "path": None} if step.table is not None else step.fault)

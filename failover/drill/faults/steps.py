@@ -21,6 +21,13 @@ from failover.drill.scenario import Disk, Links, Operator, PowerLoss, Signal, St
 
 _STRIKES_WITHIN_S = 15.0
 _SOCKET_S = 5.0
+_TITLES = {
+    "walsender": "walsender",
+    "walreceiver": "walreceiver",
+    "checkpointer": "checkpointer",
+    "startup": "startup",
+    "backend": "locum_server locum",
+}
 _LINE_BYTES_MAX = 1 << 20
 _EVICT = """
 SELECT count(pg_buffercache_evict(bufferid)) FROM pg_buffercache WHERE relfilenode = pg_relation_filenode($1::regclass)
@@ -91,6 +98,8 @@ class Injector:
         if kind == "postgres":
             postmaster = self._cluster.postmaster(node)
             return [postmaster, *_children_of(postmaster)]
+        if kind in _TITLES:
+            return [_titled(self._cluster.postmaster(node), _TITLES[kind])]
         if kind == "disk":
             recorded = msgspec.json.decode((self._cluster.data / "pids.json").read_bytes())
             return [int(recorded[f"faultfs-{node}"]["pid"])]
@@ -190,6 +199,15 @@ class Injector:
             finally:
                 writer.close()
         return answer
+
+
+def _titled(postmaster: int, title: str) -> int:
+    """The pid of one of its processes, by the title that it gives itself (ps_status.c). Raises NotInjected."""
+    for pid in _children_of(postmaster):
+        with contextlib.suppress(OSError):
+            if title in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
+                return pid
+    raise NotInjected(f"PostgreSQL has no process with {title!r} in its title now")
 
 
 def _children_of(pid: int) -> list[int]:

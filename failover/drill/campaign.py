@@ -1,0 +1,175 @@
+"""Random faults from the whole catalogue, reproducible by their seed, and what became of each class of them. Pure.
+
+A campaign expects only what is always promised: nothing lost, doubled, altered or stale, every request answered, bookings
+within the bound, a healthy cluster afterwards. What was named, and whether another node was promoted, is recorded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from random import Random
+
+from failover.drill.judge import Result
+from failover.drill.runner import Report
+from failover.drill.scenario import (
+    ANY_VERDICT,
+    Disk,
+    Expect,
+    Links,
+    Load,
+    Node,
+    Operator,
+    PowerLoss,
+    Scenario,
+    Signal,
+    Step,
+)
+
+_GAP_MS_MAX = 25_000
+_FILES = ("relation", "wal", "pg_xact", "any")
+_NODES: tuple[Node, Node] = ("primary", "standby")
+_Make = Callable[[Random], tuple[Step, ...]]
+
+
+def _node(random: Random) -> Node:
+    return random.choice(_NODES)
+
+
+def _disk(kind: str, *ops: str, **more: int) -> _Make:
+    """A fault of this kind at one of these operations, on one of the nodes."""
+
+    def make(random: Random) -> tuple[Step, ...]:
+        fault = {"kind": kind, "op": random.choice(ops), "files": random.choice(_FILES), **more}
+        if random.random() < 0.3:
+            fault |= {"probability": 0.2, "seed": random.randrange(1 << 16)}
+        return (Disk(node=_node(random), fault=fault),)
+
+    return make
+
+
+def _on_table(kind: str) -> _Make:
+    """What is read of the appointments' table is struck, on the primary."""
+    return lambda random: (
+        Disk(
+            node="primary",
+            table="appointment",
+            fault={"kind": kind, "op": "read", "seed": random.randrange(1 << 16)},
+        ),
+    )
+
+
+def _signal(signal: str, *kinds: str) -> _Make:
+    def make(random: Random) -> tuple[Step, ...]:
+        kind = random.choice(kinds)
+        return (Signal(to=(kind if kind in ("controller", "server") else f"{kind} {_node(random)}",), signal=signal),)
+
+    return make
+
+
+def _host(signal: str) -> _Make:
+    def make(random: Random) -> tuple[Step, ...]:
+        node = _node(random)
+        return (Signal(to=(f"agent {node}", f"postgres {node}"), signal=signal),)
+
+    return make
+
+
+def _links(random: Random) -> tuple[Step, ...]:
+    pairs = (
+        (("controller",), (f"agent {_node(random)}",)),
+        (("agent primary", "node primary", "postgres primary"), ("agent standby", "node standby", "postgres standby")),
+        (("server",), ("controller",)),
+        (("server",), ("postgres primary",)),
+    )
+    one, other = random.choice(pairs)
+    return (Links(one=one, other=other, state=random.choice(("frozen", "cut"))),)
+
+
+def _power(random: Random) -> tuple[Step, ...]:
+    return (PowerLoss(nodes=random.choice((("primary",), ("standby",), ("primary", "standby")))),)
+
+
+def _two(random: Random) -> tuple[Step, ...]:
+    """A second failure soon after the first, on the other node or the same."""
+    first = Signal(to=(f"postgres {_node(random)}",))
+    second = Signal(to=(f"postgres {_node(random)}",), at_s=random.uniform(0.2, 3.0))
+    return first, second
+
+
+CLASSES: dict[str, _Make] = {
+    "kill": _signal("KILL", "postgres", "agent", "controller"),
+    "kill of one process": _signal("KILL", "backend", "checkpointer"),
+    "stop": _signal("STOP", "agent", "controller", "postgres"),
+    "host killed": _host("KILL"),
+    "host hangs": _host("STOP"),
+    "two failures": _two,
+    "switchover": lambda _random: (Operator(action="switchover"),),
+    "path cut": _links,
+    "disk error on read": _on_table("eio"),
+    "disk error on write": _disk("eio", "write"),
+    "disk error on fsync": _disk("eio", "fsync"),
+    "disk stalls": _disk("stall", "write", "fsync"),
+    "disk is slow": _disk("slow", "write", "fsync", latency_ms=20),
+    "disk full": _disk("enospc", "write"),
+    "disk read-only": _disk("erofs", "write"),
+    "disk vanishes": lambda random: (Signal(to=(f"disk {_node(random)}",)),),
+    "bit flip on read": _on_table("bit_flip"),
+    "bit flip on write": _disk("bit_flip", "write"),
+    "torn write": _disk("torn_write", "write"),
+    "lost write": _disk("lost_write", "write"),
+    "fsync lies": _disk("fsync_lies", "fsync"),
+    "power lost": _power,
+}
+"""Each makes the steps of one fault from a generator."""
+
+
+def campaign(seed: int, count: int) -> list[Scenario]:
+    """`count` faults: every class once in an order of the seed, then again."""
+    random = Random(seed)  # noqa: S311  to be repeatable, not secret
+    scenarios: list[Scenario] = []
+    while len(scenarios) < count:
+        order = list(CLASSES)
+        random.shuffle(order)
+        scenarios += [_scenario(len(scenarios) + turn, name, random) for turn, name in enumerate(order)]
+    return scenarios[:count]
+
+
+def _scenario(number: int, name: str, random: Random) -> Scenario:
+    return Scenario(
+        name=f"{number:03d} {name}",
+        why="Drawn from the catalogue: what nobody thought of comes first.",
+        steps=CLASSES[name](random),
+        load=Load(rate=40.0, before_s=2.0, lasts_s=4.0),
+        expect=Expect(verdicts=(ANY_VERDICT,), new_primary="either", gap_ms_max=_GAP_MS_MAX),
+    )
+
+
+def class_of(report: Report) -> str:
+    """Which class a report's fault was drawn from."""
+    return report.scenario.name.partition(" ")[2]
+
+
+COLUMNS = ("class", *(result.value for result in Result), "verdicts", "broken promises")
+
+
+def matrix(reports: Sequence[Report]) -> list[tuple[str, ...]]:
+    """A row for each class: how its faults ended, what was named, and which promises were broken."""
+    by_class: dict[str, list[Report]] = defaultdict(list)
+    for report in reports:
+        by_class[class_of(report)].append(report)
+    rows = []
+    for name in sorted(by_class):
+        own = by_class[name]
+        results = Counter(report.result for report in own)
+        named = Counter(
+            verdict for report in own if report.measured for verdict in report.measured.verdicts or ("none",)
+        )
+        broken = Counter(finding.kind.value for report in own for finding in report.findings)
+        counts = (str(results[result] or "") for result in Result)
+        rows.append((name, *counts, _counted(named), _counted(broken)))
+    return rows
+
+
+def _counted(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counter.items()))
