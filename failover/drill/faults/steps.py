@@ -14,7 +14,7 @@ import asyncpg
 import msgspec
 
 from failover.drill.cluster import Cluster
-from failover.drill.errors import NotInjected, Skipped
+from failover.drill.errors import ClusterAway, NotInjected, Skipped
 from failover.drill.faultfs.client import FaultFsAway, FaultFsClient
 from failover.drill.faultfs.spec import parse_fault
 from failover.drill.scenario import Disk, Links, Operator, PowerLoss, Signal, Step
@@ -116,7 +116,19 @@ class Injector:
         await asyncio.to_thread(disk.arm, parse_fault(wanted))
         if step.table is not None:
             await self._evict(node, step.table)
-        await self._until_it_strikes(disk, before)
+        provoking = asyncio.create_task(self._checkpoint(node))
+        try:
+            await self._until_it_strikes(disk, before)
+        finally:
+            provoking.cancel()
+            await asyncio.wait({provoking})
+
+    async def _checkpoint(self, node: str) -> None:
+        """Tables and pg_xact are written and synced by checkpoints only, minutes apart: without one the fault would wait."""
+        for where in dict.fromkeys((self._nodes["primary"], node)):  # a standby has nothing to do without its primary's
+            with contextlib.suppress(ClusterAway):
+                async with self._cluster.sql(where) as connection:
+                    await connection.execute("CHECKPOINT")
 
     async def _evict(self, node: str, table: str) -> None:
         async with self._cluster.sql(node) as connection:
