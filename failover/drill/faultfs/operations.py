@@ -6,6 +6,7 @@ FUSE hands to the caller as its error number.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -121,7 +122,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
         if any(armed.fault.kind is Kind.FSYNC_LIES for armed in struck):
             # As Linux does: the pages count as clean from now on, so nothing ever writes them.
             self._overlay.drop(handle.key)
-            raise OSError(5, "Input/output error")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         self._overlay.sync(handle.key, fh, data_only=bool(datasync))
         return 0
 
@@ -147,7 +148,9 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
 
     def fallocate(self, path: str, mode: int, offset: int, size: int, fh: int) -> int:
         if mode:
-            raise OSError(95, os.strerror(95))  # punching holes and the like: nobody needs it here
+            raise OSError(
+                errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)
+            )  # punching holes and the like: nobody needs it here
         handle = self._handles.get(fh)
         struck = self._struck(Op.WRITE, handle, offset, size)
         strikes.hold_up(struck)
