@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from failover.drill.faultfs.launch import is_mounted, unmount
+from failover.drill.faultfs.launch import is_mounted, unmount, why_no_fuse
 
 NO_FUSE = 3
 """Exit code where libfuse is missing."""
@@ -51,11 +51,12 @@ def serve(settings: FaultFsSettings) -> int:
     if not unmount(settings.mount):
         print(f"faultfs: what is mounted on {settings.mount} cannot be taken away", file=sys.stderr)
         return 1
+    why = why_no_fuse()
+    if why is not None:
+        print(f"faultfs {why}", file=sys.stderr)
+        return NO_FUSE
     try:
         _mount(settings)
-    except ImportError as error:
-        print(f"faultfs: FUSE is missing: {error}", file=sys.stderr)
-        return NO_FUSE
     except RuntimeError as error:
         print(f"faultfs: {settings.mount} could not be mounted: libfuse says {error}", file=sys.stderr)
         return 1
