@@ -95,7 +95,7 @@ def run_campaign(
         table.add_row(*row)
     console().print(table)
     for one in reports:
-        for sentence in one.said:
+        for sentence in report.said(one):
             console().print(f"{one.scenario.name}: {sentence}", markup=False)
     console().print(f"seed {seed}: {report.summary(reports)}; kept in {place}")
     (place / "report.md").write_text(report.as_markdown(reports), encoding="utf-8")
@@ -177,7 +177,7 @@ def _show(reports: list[Report]) -> None:
         table.add_row(*report.row(one))
     console().print(table)
     for one in reports:
-        for sentence in one.said:
+        for sentence in report.said(one):
             console().print(f"{one.scenario.name}: {sentence}", markup=False)
     console().print(report.summary(reports))
 

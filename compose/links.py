@@ -16,6 +16,9 @@ import msgspec
 from compose.errors import BadSettings
 from replication.wire import toml
 
+SLOW_MS = 50
+"""As between continents."""
+
 
 class LinkState(StrEnum):
     """What a link does with the bytes of its connections, and with new connections."""
@@ -30,6 +33,8 @@ class LinkState(StrEnum):
     """The same, but what the target says still comes back."""
     FROZEN_FROM = "frozen_from"
     """The same, but what the target is told still reaches it."""
+    SLOW = "slow"
+    """Everything arrives, SLOW_MS later."""
 
 
 class Link(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from compose.layout import HOST
-from compose.links import LinkSettings, LinkState
+from compose.links import SLOW_MS, LinkSettings, LinkState
 from compose.listener import Answer, Listener, is_listening, reset
 
 _log = structlog.get_logger()
@@ -74,7 +74,7 @@ class Relay:
     def _wanted(self) -> Answer:
         if self.state is LinkState.CUT:
             return Answer.REFUSE
-        if self.state is not LinkState.OPEN:
+        if self.state not in (LinkState.OPEN, LinkState.SLOW):
             return Answer.NOTHING
         return Answer.ACCEPT if is_listening(HOST, self.ports.target_port) else Answer.REFUSE
 
@@ -100,8 +100,8 @@ class Relay:
             for side in (client, target):
                 side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.TaskGroup() as both:
-                both.create_task(_pump(client, target, self._to))
-                both.create_task(_pump(target, client, self._from))
+                both.create_task(self._pump(client, target, self._to))
+                both.create_task(self._pump(target, client, self._from))
             end = socket.socket.close
         except* OSError as errors:
             _log.debug("proxies.connection_reset", link=self.name, errors=[repr(error) for error in errors.exceptions])
@@ -110,19 +110,20 @@ class Relay:
             end(target)
             self._settle()
 
-
-async def _pump(source: socket.socket, sink: socket.socket, flowing: asyncio.Event) -> None:
-    """One direction, to its end, which is passed on. What was given to the kernel before a freeze still arrives, as a
-    packet that was on its way does. Raises OSError when either side is gone."""
-    loop = asyncio.get_running_loop()
-    while True:
-        await flowing.wait()
-        chunk = await loop.sock_recv(source, _CHUNK_BYTES)
-        await flowing.wait()  # an end is news too
-        if not chunk:
-            break
-        await loop.sock_sendall(sink, chunk)
-    sink.shutdown(socket.SHUT_WR)
+    async def _pump(self, source: socket.socket, sink: socket.socket, flowing: asyncio.Event) -> None:
+        """One direction, to its end, which is passed on. What was given to the kernel before a freeze still arrives, as a
+        packet that was on its way does. Raises OSError when either side is gone."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await flowing.wait()
+            chunk = await loop.sock_recv(source, _CHUNK_BYTES)
+            if self.state is LinkState.SLOW:
+                await asyncio.sleep(SLOW_MS / 1000)
+            await flowing.wait()  # an end is news too
+            if not chunk:
+                break
+            await loop.sock_sendall(sink, chunk)
+        sink.shutdown(socket.SHUT_WR)
 
 
 def _set(event: asyncio.Event, *, is_set: bool) -> None:

@@ -40,6 +40,7 @@ from replication.state_dir import StateDir, open_state
 from replication.supervisor import Supervisor
 from replication.threads import in_thread
 from replication.volumes import volumes
+from replication.wall_clock import set_offset
 from replication.wire import process
 from replication.wire.http import new_session
 from replication.witness import WitnessWatch
@@ -64,6 +65,7 @@ def run(settings_path: Path) -> int:
 
 async def _main(settings_path: Path) -> int:
     settings = await in_thread(load, settings_path)
+    set_offset(settings.wall_clock_offset_ms)
     async with running_agent(settings) as agent:
         await process.until_signal()
         await agent.stop()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from replication.actions import Action, LeaseRenewal, Refusal
 from replication.errors import ActionFailed, StateError, WalUnavailable
 from replication.wal_service import answer_history, answer_wal_end, answer_wal_hash
+from replication.wall_clock import set_offset, wall_now
 from replication.wire.http import error_middleware, json_response, read_json, token_guard
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ _OBSERVE_DEADLINE_S = 0.1
 _WITNESS_DEADLINE_S = 0.15
 _ACTION_BYTES_MAX = 256 * 1024 * 1024
 """CheckReceipts carries the receipts of days."""
+
+
+class ClockJump(msgspec.Struct, frozen=True):
+    """The body of POST /v1/clock."""
+
+    wall_clock_offset_ms: int
 
 
 def make_app(agent: Agent) -> web.Application:
@@ -42,6 +50,7 @@ def make_app(agent: Agent) -> web.Application:
             web.get("/v1/history", api.history),
             web.post("/v1/replay/pause", api.pause_replay),
             web.post("/v1/replay/resume", api.resume_replay),
+            web.post("/v1/clock", api.set_clock),
         ]
     )
     return app
@@ -156,6 +165,15 @@ class AgentApi:
             return json_response(await answer_history(self._agent.local))
         except ActionFailed as error:
             return _failed(error)
+
+    async def set_clock(self, request: web.Request) -> web.Response:
+        """Let this agent's wall clock be wrong by so much, for a drill; 400 for a jump beyond ten years."""
+        wanted = await read_json(request, ClockJump)
+        try:
+            set_offset(wanted.wall_clock_offset_ms)
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
+        return json_response({"now": wall_now()})
 
     async def livez(self, request: web.Request) -> web.Response:
         """The event loop runs."""

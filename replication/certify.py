@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import asyncpg
 
 from replication.actions import Certify
@@ -12,6 +10,7 @@ from replication.model import Certificate, Reason
 from replication.node import DATABASE, Node
 from replication.retries import replay_conflicts
 from replication.sql_write import bounded
+from replication.wall_clock import wall_now
 
 CHECKS = ("basebackup checksums", "amcheck bt_index_check heapallindexed", "amcheck verify_heapam")
 _DEADLINE_S = 600.0
@@ -58,7 +57,7 @@ async def certify(node: Node, op: Certify, timeline: int) -> Certificate:
         pages=pages,
         checks=CHECKS,
         cached=True,
-        at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        at=wall_now().replace("+00:00", "Z"),
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import msgspec
 
 from replication.faults import fault_of_line, place_of
 from replication.log_tail import LogLine
 from replication.model import Evidence, Fault, FaultKind
+from replication.wall_clock import wall_now
 
 PLACES_MAX = 20
 _PASSING_S = 60.0
@@ -56,7 +56,7 @@ class LogFaults:
         self._seen_s.clear()
 
     def _new(self, kind: FaultKind, line: LogLine) -> Fault:
-        at = datetime.now(UTC).isoformat()
+        at = wall_now()
         value = f"{line.error_severity} {line.state_code}: {line.message}"
         evidence = Evidence("PostgreSQL's log", f"agent {self._node}", line.timestamp or at, value)
         place = place_of(f"{line.message} {line.detail}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -28,6 +27,7 @@ from replication.probes.disk import DiskProbe
 from replication.probes.sql import SqlFacts
 from replication.state_dir import AgentState, StateDir
 from replication.supervisor import Supervisor
+from replication.wall_clock import wall_now
 
 _FAULT_WORDS = {
     FaultKind.UNRESPONSIVE: "PostgreSQL does not answer its agent",
@@ -122,7 +122,7 @@ class Memory:
 
     def faults(self, sql: Probe | None, disk: Probe | None) -> tuple[Fault, ...]:
         """The faults that this agent's own probes show now, each since it first was seen, and what the log has shown."""
-        at = datetime.now(UTC).isoformat()
+        at = wall_now()
         found: list[Fault] = []
         for name, probe in (("sql", sql), ("disk", disk)):
             if probe is None or probe.fault is None:

@@ -90,6 +90,12 @@ class FaultKind(StrEnum):
     WAL_CORRUPT = "wal_corrupt"
     CONTROL_CORRUPT = "control_corrupt"
     DIVERGED = "diverged"
+    LOST_WRITE = "lost_write"
+    MISDIRECTED_WRITE = "misdirected_write"
+    STALE_PAGE = "stale_page"
+    VM_CORRUPT = "vm_corrupt"
+    ROW_MISSING = "row_missing"
+    SEAL_MISMATCH = "seal_mismatch"
 
     @property
     def cause(self) -> Cause:

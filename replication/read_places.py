@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from replication.relations import Relation, relations_of
 from replication.retries import replay_conflicts
 from replication.sql_write import bounded
 from replication.threads import in_thread
+from replication.wall_clock import wall_now
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ def _damaged_in(data_dir: Path, path: str, first: int, count: int) -> list[int]:
 
 
 def _fault(node: str, sentence: str, reading: _Reading) -> Fault:
-    at = datetime.now(UTC).isoformat()
+    at = wall_now()
     evidence = Evidence("pages read before a promotion", f"agent {node}", at, sentence)
     said = f"node {node} is damaged too: {sentence}"
     return Fault(FaultKind.PAGE_CORRUPT, 1.0, at, said, (evidence,), tuple(reading.damaged[:20]))

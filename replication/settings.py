@@ -46,6 +46,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     lease_ttl_ms: int = 3_000
     heartbeat_ms: int = 250
     replay_pause_max_ms: int = 1_000
+    wall_clock_offset_ms: int = 0
 
 
 def load(path: Path) -> AgentSettings:

@@ -10,13 +10,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from random import Random
 
+from failover.drill.faults.damage import Damage
 from failover.drill.judge import Result
 from failover.drill.runner import Report
 from failover.drill.scenario import (
     ANY_VERDICT,
+    Clock,
     Disk,
     Expect,
+    Files,
     Links,
+    LinkState,
     Load,
     Node,
     Operator,
@@ -24,11 +28,14 @@ from failover.drill.scenario import (
     Scenario,
     Signal,
     Step,
+    WalTail,
 )
 
 _GAP_MS_MAX = 25_000
-_FILES = ("relation", "wal", "pg_xact", "any")
+_DISK_FILES = ("relation", "wal", "any")
+"""Those that are written all the time, or at every checkpoint."""
 _NODES: tuple[Node, Node] = ("primary", "standby")
+_LINK_STATES: tuple[LinkState, ...] = ("frozen", "frozen_to", "frozen_from", "slow", "cut")
 _Make = Callable[[Random], tuple[Step, ...]]
 
 
@@ -40,7 +47,7 @@ def _disk(kind: str, *ops: str, **more: int) -> _Make:
     """A fault of this kind at one of these operations, on one of the nodes."""
 
     def make(random: Random) -> tuple[Step, ...]:
-        fault = {"kind": kind, "op": random.choice(ops), "files": random.choice(_FILES), **more}
+        fault = {"kind": kind, "op": random.choice(ops), "files": random.choice(_DISK_FILES), **more}
         if random.random() < 0.3:
             fault |= {"probability": 0.2, "seed": random.randrange(1 << 16)}
         return (Disk(node=_node(random), fault=fault),)
@@ -67,6 +74,17 @@ def _signal(signal: str, *kinds: str) -> _Make:
     return make
 
 
+def _one_process(signal: str) -> _Make:
+    """One of PostgreSQL's, on the node that has it."""
+
+    def make(random: Random) -> tuple[Step, ...]:
+        kind = random.choice(("backend", "checkpointer", "walsender", "walreceiver"))
+        node = {"walreceiver": "standby", "checkpointer": _node(random)}.get(kind, "primary")
+        return (Signal(to=(f"{kind} {node}",), signal=signal),)
+
+    return make
+
+
 def _host(signal: str) -> _Make:
     def make(random: Random) -> tuple[Step, ...]:
         node = _node(random)
@@ -83,7 +101,8 @@ def _links(random: Random) -> tuple[Step, ...]:
         (("server",), ("postgres primary",)),
     )
     one, other = random.choice(pairs)
-    return (Links(one=one, other=other, state=random.choice(("frozen", "cut"))),)
+    state = random.choice(_LINK_STATES)
+    return (Links(one=one, other=other, state=state),)
 
 
 def _power(random: Random) -> tuple[Step, ...]:
@@ -97,9 +116,23 @@ def _two(random: Random) -> tuple[Step, ...]:
     return first, second
 
 
+def _files(*damages: Damage, relation: str = "appointment", nodes: tuple[Node, ...] = ("primary",)) -> _Make:
+    """Damage to the files of a node as they lie."""
+    return lambda random: (Files(node=random.choice(nodes), damage=random.choice(damages), relation=relation),)
+
+
+def _clock(random: Random) -> tuple[Step, ...]:
+    return (Clock(node=_node(random), offset_ms=random.choice((-1, 1)) * random.randrange(1_000, 100_000_000)),)
+
+
+def _wal_tail(random: Random) -> tuple[Step, ...]:
+    return (WalTail(node="primary", lost_kb=random.randrange(32, 512)),)
+
+
 CLASSES: dict[str, _Make] = {
     "kill": _signal("KILL", "postgres", "agent", "controller"),
-    "kill of one process": _signal("KILL", "backend", "checkpointer"),
+    "kill of one process": _one_process("KILL"),
+    "stop of one process": _one_process("STOP"),
     "stop": _signal("STOP", "agent", "controller", "postgres"),
     "host killed": _host("KILL"),
     "host hangs": _host("STOP"),
@@ -120,6 +153,24 @@ CLASSES: dict[str, _Make] = {
     "lost write": _disk("lost_write", "write"),
     "fsync lies": _disk("fsync_lies", "fsync"),
     "power lost": _power,
+    "misdirected write": _disk("misdirected_write", "write", to_block=1, count=1),
+    "WAL tail lost": _wal_tail,
+    "clock jump": _clock,
+    "damaged page": _files(Damage.BIT_FLIP, Damage.NOISE, nodes=_NODES),
+    "zeroed page": _files(Damage.ZEROED),
+    "stale page": _files(Damage.STALE),
+    "second write lost": _files(Damage.SECOND_WRITE_LOST),
+    "misdirected page": _files(Damage.SWAPPED, Damage.OTHER_RELATION),
+    "altered row": _files(Damage.TUPLE_ALTERED),
+    "altered index entry": _files(Damage.ENTRY_ALTERED),
+    "damaged long value": _files(Damage.TOAST, relation="idempotency"),
+    "stale visibility map": _files(Damage.VISIBILITY_MAP),
+    "damaged free space map": _files(Damage.FREE_SPACE_MAP),
+    "file cut or gone": _files(Damage.TRUNCATED, Damage.MISSING, nodes=_NODES),
+    "damaged pg_xact": _files(Damage.TRANSACTION_STATUS, nodes=_NODES),
+    "damaged pg_control": _files(Damage.CONTROL_FILE, Damage.CONTROL_FILE_STALE, nodes=_NODES),
+    "damaged WAL": _files(Damage.WAL_SEGMENT),
+    "bit in memory": _files(Damage.MEMORY_BIT),
 }
 """Each makes the steps of one fault from a generator."""
 

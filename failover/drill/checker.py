@@ -35,6 +35,8 @@ class Kind(StrEnum):
     """There, and nobody asked for it."""
     STALE_READ = "stale_read"
     """An answer older than what had been acknowledged, and it does not say so."""
+    UNREADABLE = "unreadable"
+    """The rows cannot be read at the end."""
     OTHER_ANSWER = "other_answer"
     """Two answers for one idempotency key that do not say the same."""
 

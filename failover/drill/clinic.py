@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,13 +25,18 @@ class Proposal(msgspec.Struct, frozen=True, order=True):
     id: str
     end: str
     location: str | None
+    patient_prefix: str = "of"
 
     @property
     def patient(self) -> str:
         """A patient who sees only this practitioner, so that no two of their appointments overlap."""
-        return f"of-{self.practitioner}"
+        return f"{self.patient_prefix}-{self.practitioner}"
 
-    def asked(self) -> Facts:
+    def for_another(self) -> Proposal:
+        """The same for another patient, who wants it too."""
+        return msgspec.structs.replace(self, patient_prefix="rival")
+
+    def asked(self, comment: str | None) -> Facts:
         """What a client that books it wants to be true."""
         return Facts(
             status="booked",
@@ -39,6 +45,7 @@ class Proposal(msgspec.Struct, frozen=True, order=True):
             practitioner=self.practitioner,
             patient=self.patient,
             location=self.location,
+            comment=digest(comment),
         )
 
 
@@ -48,6 +55,11 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     body: Json | None
     stale_s: int | None = None
+
+
+def digest(comment: str | None) -> str | None:
+    """Twelve hexadecimal digits of SHA-256: enough to tell whether a long text came through."""
+    return None if comment is None else hashlib.sha256(comment.encode()).hexdigest()[:12]
 
 
 def seconds(instant: str) -> int:
@@ -64,26 +76,31 @@ class Clinic:
 
     async def proposals(self, days: int) -> list[Proposal]:
         """Every free slot from in an hour on, in order. Raises ClusterAway."""
-        begin = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
         found: set[Proposal] = set()
         for day in range(days):
-            start, end = begin + timedelta(days=day), begin + timedelta(days=day + 1)
-            body = _parameters(
-                {"name": "start", "valueDateTime": start.isoformat()}, {"name": "end", "valueDateTime": end.isoformat()}
-            )
-            answer = await self._post("$find", body, None, _FIND_DEADLINE_S)
+            answer = await self.find(_FIND_DEADLINE_S, day)
             if answer.status != 200 or answer.body is None:
                 raise ClusterAway(f"$find was answered with {answer.status}: no workload can begin")
             found |= {_proposal(entry["resource"]) for entry in answer.body.get("entry", [])}
         return sorted(found)
 
-    async def book(self, proposal: Proposal, key: str, deadline_s: float) -> Answer:
-        """$book of a proposal."""
+    async def find(self, deadline_s: float, day: int = 0) -> Answer:
+        """$find for one day, which begins in an hour and `day` days."""
+        start = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1, days=day)
         body = _parameters(
-            {"name": "appointment-reference", "valueReference": {"reference": f"Appointment/{proposal.id}"}},
-            {"name": "patient-resource", "resource": {"resourceType": "Patient", "id": proposal.patient}},
+            {"name": "start", "valueDateTime": start.isoformat()},
+            {"name": "end", "valueDateTime": (start + timedelta(days=1)).isoformat()},
         )
-        return await self._post("$book", body, key, deadline_s)
+        return await self._post("$find", body, None, deadline_s)
+
+    async def book(self, proposal: Proposal, key: str, deadline_s: float, comment: str | None = None) -> Answer:
+        """$book of a proposal."""
+        said = [] if comment is None else [{"name": "comment", "valueString": comment}]
+        return await self._post("$book", _parameters(*_wanted(proposal), *said), key, deadline_s)
+
+    async def hold(self, proposal: Proposal, key: str, deadline_s: float) -> Answer:
+        """$hold of a proposal."""
+        return await self._post("$hold", _parameters(*_wanted(proposal)), key, deadline_s)
 
     async def change(self, resource: Json, key: str, deadline_s: float) -> Answer:
         """$book of a changed or cancelled appointment, as a whole resource."""
@@ -103,6 +120,11 @@ class Clinic:
         data, timeout = msgspec.json.encode(body), aiohttp.ClientTimeout(total=deadline_s)
         async with self._session.post(url, data=data, headers=headers, timeout=timeout) as answer:
             return await _answer(answer)
+
+
+def moved(appointment: Json, proposal: Proposal) -> Json:
+    """The same appointment at the time of a proposal of the same practitioner."""
+    return {**appointment, "start": proposal.start, "end": proposal.end}
 
 
 def appointment_in(answer: Answer) -> Json | None:
@@ -127,6 +149,7 @@ def facts_of(appointment: Json) -> Facts:
         patient=_participant(appointment, "Patient"),
         location=_participant(appointment, "Location"),
         version=int(appointment["meta"]["versionId"]),
+        comment=digest(appointment.get("comment")),
     )
 
 
@@ -157,6 +180,13 @@ def _participant(appointment: Json, kind: str) -> str | None:
         if reference.startswith(f"{kind}/"):
             return reference.removeprefix(f"{kind}/")
     return None
+
+
+def _wanted(proposal: Proposal) -> list[Json]:
+    return [
+        {"name": "appointment-reference", "valueReference": {"reference": f"Appointment/{proposal.id}"}},
+        {"name": "patient-resource", "resource": {"resourceType": "Patient", "id": proposal.patient}},
+    ]
 
 
 def _parameters(*items: Json) -> Json:

@@ -21,7 +21,7 @@ import asyncpg
 import msgspec
 
 from failover.drill.checker import Rows
-from failover.drill.errors import ClusterAway
+from failover.drill.errors import ClusterAway, Unreadable
 from failover.drill.faultfs.client import FaultFsClient
 from failover.drill.faultfs.launch import unmount
 from failover.drill.history import Facts
@@ -34,7 +34,8 @@ _LOOK_EVERY_S = 0.05
 _PORTS_FROM, _PORTS_TO, _PORTS_USED = 18_000, 31_000, 45
 _ROWS = """
 SELECT id::text AS id, status, extract(epoch FROM lower(during))::bigint AS start_s,
-       extract(epoch FROM upper(during))::bigint AS end_s, practitioner_id, location_id, patient_id, version
+       extract(epoch FROM upper(during))::bigint AS end_s, practitioner_id, location_id, patient_id, version,
+       left(encode(sha256(convert_to(comment, 'UTF8')), 'hex'), 12) AS comment
 FROM appointment
 """
 """The drill's own words: what the server says of itself is what is being checked."""
@@ -101,14 +102,12 @@ class Cluster:
 
     async def post(self, path: str, body: dict[str, Any]) -> None:
         """An operator's action. Raises ClusterAway when it is refused."""
-        token = await asyncio.to_thread(_read, Path(self.ready["token_file"]))
-        headers = {"Authorization": f"Bearer {token}"}
-        try:
-            async with self._http.post(self.ready["controller"] + path, json=body, headers=headers) as answer:
-                if answer.status >= 300:
-                    raise ClusterAway(f"{path} was refused: {answer.status} {(await answer.text())[:300]}")
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ClusterAway(f"{path} was not answered: {error!r}") from error
+        await self._post(self.ready["controller"] + path, body)
+
+    async def set_clock(self, node: str, offset_ms: int) -> str:
+        """Let the wall clock of a node's agent be wrong by so much; what it believes then. Raises ClusterAway."""
+        answer = await self._post(self.ready["nodes"][node]["agent"] + "/v1/clock", {"wall_clock_offset_ms": offset_ms})
+        return str(msgspec.json.decode(answer)["now"])
 
     @asynccontextmanager
     async def sql(self, node: str) -> AsyncIterator[asyncpg.Connection]:
@@ -123,9 +122,16 @@ class Cluster:
             raise ClusterAway(f"node {node} does not answer in SQL: {error!r}") from error
 
     async def rows(self, node: str) -> Rows:
-        """Every appointment on a node."""
-        async with self.sql(node) as connection:
-            found = await connection.fetch(_ROWS)
+        """Every appointment on a node. Raises Unreadable when PostgreSQL cannot read them, ClusterAway."""
+        try:
+            async with self.sql(node) as connection:
+                found = await connection.fetch(_ROWS)
+        except ClusterAway as error:
+            if isinstance(
+                error.__cause__, asyncpg.DataCorruptedError | asyncpg.IndexCorruptedError | asyncpg.InternalServerError
+            ):
+                raise Unreadable(f"the bookings on node {node} cannot be read: {error.__cause__}") from error
+            raise
         return {
             row["id"]: Facts(
                 status=row["status"],
@@ -135,6 +141,7 @@ class Cluster:
                 patient=row["patient_id"],
                 location=row["location_id"],
                 version=row["version"],
+                comment=row["comment"],
             )
             for row in found
         }
@@ -186,6 +193,17 @@ class Cluster:
                 return msgspec.json.decode(await answer.read())
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
             raise ClusterAway(f"the controller does not answer: {error!r}") from error
+
+    async def _post(self, url: str, body: dict[str, Any]) -> bytes:
+        token = await asyncio.to_thread(_read, Path(self.ready["token_file"]))
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
+            async with self._http.post(url, json=body, headers=headers) as answer:
+                if answer.status >= 300:
+                    raise ClusterAway(f"{url} was refused: {answer.status} {(await answer.text())[:300]}")
+                return await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ClusterAway(f"{url} was not answered: {error!r}") from error
 
     def _launch(self, command: list[str]) -> None:
         self.data.parent.mkdir(parents=True, exist_ok=True)

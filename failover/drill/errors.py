@@ -15,6 +15,10 @@ class ClusterAway(DrillError):
     """The cluster of the drill did not start, or does not answer any more."""
 
 
+class Unreadable(ClusterAway):
+    """PostgreSQL answers, and cannot read the bookings: that is a finding."""
+
+
 class NotInjected(DrillError):
     """The fault could not be made, or it never struck: nothing was shown."""
 

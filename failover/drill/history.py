@@ -45,6 +45,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     patient: str | None
     location: str | None = None
     version: int = 1
+    comment: str | None = None
+    """A digest of it."""
 
     def means_the_same(self, other: Facts) -> bool:
         """Who, where, when and whether; not which version."""

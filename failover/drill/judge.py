@@ -71,6 +71,10 @@ def objections(expect: Expect, measured: Measured, findings: Sequence[Finding]) 
     said = [f"{finding.kind}: {finding.appointment}: {finding.sentence}" for finding in findings]
     if measured.failed > expect.failed_max:
         said.append(f"{measured.failed} requests failed, at most {expect.failed_max} may")
+    if expect.stops:
+        if measured.healthy_again_s is None:
+            said.append("the cluster serves, and it had to stop: what serves may lack what was acknowledged")
+        return said
     if measured.gap_ms is None:
         said.append("no write was acknowledged after the fault")
     elif measured.gap_ms > expect.gap_ms_max:

@@ -34,6 +34,15 @@ def row(report: Report) -> tuple[str, ...]:
     )
 
 
+SAID_MAX = 6
+
+
+def said(report: Report) -> list[str]:
+    """What is against it, the first few: the rest is in the report."""
+    more = len(report.said) - SAID_MAX
+    return [*report.said[:SAID_MAX], *([f"… and {more} more"] if more > 0 else [])]
+
+
 def summary(reports: Sequence[Report]) -> str:
     """How many ended how."""
     counts = Counter(report.result for report in reports)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from failover.drill.checker import Finding, Kind, check
 from failover.drill.clinic import Clinic
 from failover.drill.cluster import Cluster
-from failover.drill.errors import ClusterAway, DrillError, Skipped
+from failover.drill.errors import ClusterAway, DrillError, Skipped, Unreadable
 from failover.drill.faultfs.launch import why_no_fuse
 from failover.drill.faults.steps import Injector
 from failover.drill.history import HistoryWriter
@@ -88,7 +89,7 @@ class _Drill:
         history = HistoryWriter(self.place / "history.jsonl")
         load = self.scenario.load
         workload = Workload(cluster.ready["server"], proposals, history, seed=self.seed, rate=load.rate)
-        injector = Injector(cluster, primary, standby)
+        injector = Injector(cluster, primary, standby, self.seed)
         running = asyncio.create_task(workload.run())
         try:
             await _sleep_while(running, load.before_s)
@@ -100,7 +101,8 @@ class _Drill:
             healed_s = time.monotonic()
             self.note("healed")
             healthy_again_s = await self._healthy_again(cluster, healed_s)
-            await _sleep_while(running, 1.0)
+            if not self.scenario.expect.stops:
+                await _sleep_while(running, 1.0)
         finally:
             self.injected = injector.told
             workload.stop()
@@ -119,23 +121,22 @@ class _Drill:
                 self.note(what)
 
     async def _healthy_again(self, cluster: Cluster, healed_s: float) -> float | None:
+        """How long it took to be as it must be in the end; None when it did not."""
+        wanted = "no_primary" if self.scenario.expect.stops else "healthy"
         try:
-            await cluster.until(lambda view: view["phase"] == "healthy", self.scenario.expect.healthy_within_s)
+            await cluster.until(lambda view: view["phase"] == wanted, self.scenario.expect.healthy_within_s)
         except ClusterAway as error:
             self.note(f"not healthy again: {error}")
             return None
         took_s = time.monotonic() - healed_s
-        self.note(f"healthy again {took_s:.1f} s after the healing")
+        self.note(f"{wanted.replace('_', ' ')} {took_s:.1f} s after the healing")
         return round(took_s, 1)
 
     async def _measure(
         self, cluster: Cluster, workload: Workload, primary: str, since_s: float, healthy_again_s: float | None
     ) -> tuple[Measured, list[Finding]]:
         view = await cluster.view()
-        rows = await cluster.rows(view["primary"])
-        findings = check(workload.operations, rows)
-        if healthy_again_s is not None:
-            findings += await self._differences(cluster, view)
+        findings = await self._findings(cluster, workload, view, both=healthy_again_s is not None)
         verdicts = [incident.get("verdict") for incident in await cluster.incidents()]
         measured = Measured(
             operations=len(workload.operations),
@@ -150,9 +151,24 @@ class _Drill:
         )
         return measured, findings
 
-    async def _differences(self, cluster: Cluster, view: dict[str, object]) -> list[Finding]:
+    async def _findings(
+        self, cluster: Cluster, workload: Workload, view: dict[str, Any], *, both: bool
+    ) -> list[Finding]:
+        if view["phase"] == "no_primary" and self.scenario.expect.stops:
+            return []  # nobody is served: nothing was shown to anybody
+        try:
+            findings = check(workload.operations, await cluster.rows(view["primary"]))
+            return findings + (await self._differences(cluster, view) if both else [])
+        except Unreadable as error:
+            return [Finding(Kind.UNREADABLE, "all", str(error))]
+        except ClusterAway as error:
+            if both:
+                raise
+            return [Finding(Kind.UNREADABLE, "all", f"nobody serves in the end: {error}")]
+
+    async def _differences(self, cluster: Cluster, view: dict[str, Any]) -> list[Finding]:
         """Nobody books any more: in a moment both nodes hold the same rows."""
-        nodes = sorted(view["nodes"])  # type: ignore[call-overload]
+        nodes = sorted(view["nodes"])
         until_s = time.monotonic() + _STANDBY_CAUGHT_UP_S
         while True:
             one, other = [await cluster.rows(node) for node in nodes]

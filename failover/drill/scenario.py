@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -11,10 +12,13 @@ import msgspec
 
 from failover.drill.errors import ScenarioRefused
 from failover.drill.faultfs.spec import FaultRefused, parse_fault
+from failover.drill.faults.damage import Damage
 
 Node = Literal["primary", "standby"]
+LinkState = Literal["open", "frozen", "frozen_to", "frozen_from", "slow", "cut"]
 _PARTS = frozenset({"walsender", "walreceiver", "checkpointer", "startup", "backend"})
 _TARGETS = _PARTS | {"postgres", "agent", "disk", "controller", "server"}
+_NAME = re.compile(r"[a-z_]{1,63}")
 _SIGNALS = frozenset({"KILL", "STOP", "CONT", "TERM"})
 
 
@@ -46,7 +50,7 @@ class Links(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     one: tuple[str, ...]
     other: tuple[str, ...]
-    state: Literal["frozen", "frozen_to", "frozen_from", "cut"] = "frozen"
+    state: LinkState = "frozen"
     at_s: float = 0.0
 
 
@@ -66,9 +70,43 @@ class PowerLoss(
     at_s: float = 0.0
 
 
+class Files(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag="files"):
+    """Damage to a node's files as they lie (faults/damage.py has the list), chosen by the seed among what is live."""
+
+    node: Node
+    damage: Damage
+    relation: str = "appointment"
+    at_s: float = 0.0
+
+
+class WalTail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag="wal_tail"):
+    """Nodes die at once, and `node`'s disk has lost the last `lost_kb` of WAL that it had called written."""
+
+    node: Node
+    kill: tuple[Node, ...] = ("primary", "standby")
+    lost_kb: int = 128
+    at_s: float = 0.0
+
+
+class Clock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag="clock"):
+    """The wall clock of a node's agent jumps by so much."""
+
+    node: Node
+    offset_ms: int
+    at_s: float = 0.0
+
+
+class Sql(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do", tag="sql"):
+    """What an administrator does on a node by SQL, such as a nightly job. Nobody waits for its end."""
+
+    node: Node
+    statement: str
+    at_s: float = 0.0
+
+
 ANY_VERDICT = "any"
 """Among the expected verdicts: whatever is named, or nothing."""
-Step = Signal | Disk | Links | Operator | PowerLoss
+Step = Signal | Disk | Links | Operator | PowerLoss | Files | WalTail | Clock | Sql
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,6 +120,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Expect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What must come of it; that no promise is broken is always expected.
 
+    `stops`: it must end without a primary, because whatever could serve lacks what was acknowledged.
+
     `verdicts`: one of these kinds is named; empty: no incident. `new_primary`: a promotion. `failed_max`: requests whose
     outcome the client never learnt. `gap_ms_max`: the recovery time objective. `healthy_within_s`: after the healing.
     """
@@ -91,6 +131,7 @@ class Expect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     failed_max: int = 0
     gap_ms_max: int = 10_000
     healthy_within_s: float = 60.0
+    stops: bool = False
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,5 +196,9 @@ def _check(step: Step) -> None:
                 raise ValueError(
                     f"no such target: {target!r}; there are {', '.join(sorted(_TARGETS))}, of primary or standby"
                 )
+    if isinstance(step, Files) and not _NAME.fullmatch(step.relation):
+        raise ValueError(f"no such relation: {step.relation!r}")
+    if isinstance(step, WalTail) and step.lost_kb <= 0:
+        raise ValueError("lost_kb must be above 0")
     if isinstance(step, Disk):
         parse_fault({**step.fault, "path": None} if step.table is not None else step.fault)

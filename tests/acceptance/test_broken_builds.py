@@ -22,7 +22,7 @@ def drill(broken: str, *names: str) -> list[dict[str, Any]]:
         [sys.executable, "-m", "compose", "drill", "run", *names, "--json"],
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=300,
         check=False,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path},
@@ -44,3 +44,38 @@ def test_a_verdict_that_blames_the_network_for_everything_is_found_wrong() -> No
     assert report["result"] == "failed"
     assert report["said"] == ["the verdict named unreachable, not process_dead"]
     assert report["findings"] == []
+
+
+def kinds(report: dict[str, Any]) -> set[str]:
+    return {finding["kind"] for finding in report["findings"]}
+
+
+def test_an_idempotency_row_of_another_transaction_is_found_out_by_a_retry() -> None:
+    """The booking committed, its row did not: the retry is refused by the booking itself, and the patient told that it failed."""
+    (report,) = drill("two_transactions", "sigkill-primary")
+    assert kinds(report) & {"duplicated", "wrong_content"}, report["said"]
+
+
+def test_without_constraints_two_clients_get_the_same_slot() -> None:
+    (report,) = drill("no_constraints", "sigkill-server")
+    assert "overlapping" in kinds(report), report["said"]
+
+
+def test_reads_from_a_primary_that_was_superseded_are_found_stale() -> None:
+    (report,) = drill("serves_superseded", str(BREAKS / "serves_superseded" / "scenario.toml"))
+    assert "stale_read" in kinds(report), report["said"]
+
+
+def test_a_lone_primary_that_is_opened_without_its_receipts_has_lost_bookings() -> None:
+    (report,) = drill("receipts_unchecked", "lone-primary-loses-wal-tail")
+    assert "lost" in kinds(report), report["said"]
+
+
+def test_a_diverged_node_that_may_confirm_loses_what_it_confirmed() -> None:
+    (report,) = drill("diverged_confirms", str(BREAKS / "diverged_confirms" / "scenario.toml"))
+    assert "lost" in kinds(report), report["said"]
+
+
+def test_a_primary_that_is_opened_after_it_lost_the_end_of_its_wal_has_lost_bookings() -> None:
+    (report,) = drill("lost_tail_opened", "wal-tail-lost-both-nodes")
+    assert "lost" in kinds(report), report["said"]

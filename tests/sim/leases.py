@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 from failover.core.lease import renewable
 from failover.core.model import Observation
 from replication.actions import LeaseRenewal
-from replication.lease import must_fence
+from replication.lease import WAKING_MS, must_fence
 from replication.model import Role, Stage
 from tests.sim.node import ModelNode
 
 if TYPE_CHECKING:
     from tests.sim.world import World
+
+_LATE_MS = 50
+"""One step: that of waking. The model excuses every sleep, however short, and as often as one comes."""
 
 
 def send_renewal(world: World, observation: Observation) -> None:
@@ -54,6 +57,8 @@ def keep_leases(world: World) -> None:
         if not holds_lease(node):
             node.lease_until_clock_ms = max(node.lease_until_clock_ms, node.clock_ms + ttl_ms)
             continue
+        if node.agent_stalled_ms >= world.now_ms - _LATE_MS:  # it slept: it listens before it judges
+            node.lease_until_clock_ms = max(node.lease_until_clock_ms, node.clock_ms + WAKING_MS)
         process = node.process
         returned_ms = node.beat_returned_ms
         why = must_fence(

@@ -22,10 +22,10 @@ TRACES: dict[str, Trace] = {
     "2: a standby is eligible only after its growth was proved": ((0, "write"), (0, "cut link for long")),
     "3: only an eligible standby is promoted": ((0, "write"), (0, "hang b for long"), (70, "lose tail of a")),
     "3: a standby that was restarted is not promoted unverified": (
+        (0, "controller dies"),
         (0, "write"),
-        (0, "kill agent of a"),
         (2, "lose tail of b"),
-        (20, "kill a"),
+        (13, "cut a from all"),
     ),
     "5: a former primary is rebuilt": ((0, "kill a"), (15, "write")),
     "5: a rebuilt node needs its certificate": ((0, "kill a"), (14, "write")),

@@ -8,19 +8,26 @@ import os
 import signal
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
-import asyncpg
 import msgspec
 
 from failover.drill.cluster import Cluster
 from failover.drill.errors import ClusterAway, NotInjected, Skipped
 from failover.drill.faultfs.client import FaultFsAway, FaultFsClient
 from failover.drill.faultfs.spec import parse_fault
-from failover.drill.scenario import Disk, Links, Operator, PowerLoss, Signal, Step
+from failover.drill.faults import power
+from failover.drill.faults.damage import LOUD, Damage
+from failover.drill.faults.files import FileFaults
+from failover.drill.faults.live_files import LiveFiles
+from failover.drill.faults.processes import children_of
+from failover.drill.faults.shared_memory import flip_bit
+from failover.drill.scenario import Clock, Disk, Files, Links, Operator, PowerLoss, Signal, Sql, Step, WalTail
 
 _STRIKES_WITHIN_S = 15.0
 _SOCKET_S = 5.0
+_CHECKPOINT_EVERY_S = 1.0
 _TITLES = {
     "walsender": "walsender",
     "walreceiver": "walreceiver",
@@ -29,9 +36,6 @@ _TITLES = {
     "backend": "locum_server locum",
 }
 _LINE_BYTES_MAX = 1 << 20
-_EVICT = """
-SELECT count(pg_buffercache_evict(bufferid)) FROM pg_buffercache WHERE relfilenode = pg_relation_filenode($1::regclass)
-"""
 
 
 class Injector:
@@ -40,14 +44,17 @@ class Injector:
     Raises NotInjected, Skipped, ClusterAway.
     """
 
-    def __init__(self, cluster: Cluster, primary: str, standby: str) -> None:
+    def __init__(self, cluster: Cluster, primary: str, standby: str, seed: int) -> None:
         self.told: list[str] = []
         """What was injected, in words, with file and block where a disk was struck."""
         self._cluster = cluster
         self._nodes = {"primary": primary, "standby": standby}
         self._stopped: list[int] = []
         self._disks: dict[str, FaultFsClient] = {}
+        self._jobs: list[asyncio.Task[None]] = []
         self._has_cut = False
+        self._has_jumped: set[str] = set()
+        self._random = Random(seed)  # noqa: S311  to be repeatable, not secret
 
     async def make(self, step: Step) -> None:
         """One step."""
@@ -63,10 +70,27 @@ class Injector:
                 await self._cluster.post("/v1/switchover", {"expected_term": view["term"], "reason": "drill"})
                 self.told.append("switchover asked for")
             case PowerLoss():
-                await asyncio.to_thread(self._lose_power, step)
+                disks = {name: self._disk(name) for name in (self._nodes[node] for node in step.nodes)}
+                self.told += await asyncio.to_thread(power.lose_unsynced, self._cluster, disks)
+            case WalTail():
+                self.told += await power.lose_wal_tail(
+                    self._cluster, self._nodes[step.node], [self._nodes[node] for node in step.kill], step.lost_kb
+                )
+            case Files():
+                await self._damage(step)
+            case Clock():
+                await self._jump(step)
+            case Sql():
+                self._jobs.append(asyncio.create_task(self._work(step)))
+                self.told.append(f"on {self._nodes[step.node]}: {step.statement}")
 
     async def heal(self) -> None:
         """End whatever lasts. What was killed stays killed: the cluster has to deal with it."""
+        for job in self._jobs:
+            job.cancel()
+        if self._jobs:
+            await asyncio.wait(self._jobs)
+            self._jobs.clear()
         for pid in self._stopped:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -76,34 +100,40 @@ class Injector:
                 await asyncio.to_thread(disk.disarm)
         if self._has_cut:
             await self._link({"state": "open"}, None)
+        for node in self._has_jumped:
+            with contextlib.suppress(ClusterAway):
+                await self._cluster.set_clock(node, 0)
+        self._has_jumped.clear()
 
     def _signal(self, step: Signal) -> None:
         number = signal.Signals[f"SIG{step.signal}"]
         for target in step.to:
-            pids = self._pids(target)
-            if number is signal.SIGKILL:  # nobody is born while they die
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pids[0], signal.SIGSTOP)
+            if target.startswith("postgres ") and number is signal.SIGKILL:
+                pids = power.kill_postgres(self._cluster, self._node_of(target))
+            else:
                 pids = self._pids(target)
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
             if number is signal.SIGSTOP:
                 self._stopped += pids
             self.told.append(f"SIG{step.signal} to {target}, {len(pids)} processes")
 
     def _pids(self, target: str) -> list[int]:
-        kind, _, role = target.partition(" ")
-        node = self._nodes.get(role, role)
+        kind, node = target.partition(" ")[0], self._node_of(target)
         if kind == "postgres":
             postmaster = self._cluster.postmaster(node)
-            return [postmaster, *_children_of(postmaster)]
+            return [postmaster, *children_of(postmaster)]
         if kind in _TITLES:
             return [_titled(self._cluster.postmaster(node), _TITLES[kind])]
         if kind == "disk":
             recorded = msgspec.json.decode((self._cluster.data / "pids.json").read_bytes())
             return [int(recorded[f"faultfs-{node}"]["pid"])]
         return [self._cluster.pid(f"{kind} {node}".strip())]
+
+    def _node_of(self, target: str) -> str:
+        role = target.partition(" ")[2]
+        return self._nodes.get(role, role)
 
     async def _fault(self, step: Disk) -> None:
         node = self._nodes[step.node]
@@ -112,6 +142,7 @@ class Injector:
         if step.table is not None:
             async with self._cluster.sql(node) as connection:
                 wanted = {**wanted, "path": await connection.fetchval("SELECT pg_relation_filepath($1)", step.table)}
+            await LiveFiles(self._cluster, node, self._nodes["primary"]).can_evict()
         before = len(await asyncio.to_thread(disk.fired))
         await asyncio.to_thread(disk.arm, parse_fault(wanted))
         if step.table is not None:
@@ -124,19 +155,20 @@ class Injector:
             await asyncio.wait({provoking})
 
     async def _checkpoint(self, node: str) -> None:
-        """Tables and pg_xact are written and synced by checkpoints only, minutes apart: without one the fault would wait."""
-        for where in dict.fromkeys((self._nodes["primary"], node)):  # a standby has nothing to do without its primary's
+        """Tables and pg_xact are written and synced by checkpoints only, minutes apart: without one the fault would wait.
+
+        A standby makes a restartpoint only once it has replayed its primary's checkpoint, so: again and again.
+        """
+        files = LiveFiles(self._cluster, node, self._nodes["primary"])
+        while True:
             with contextlib.suppress(ClusterAway):
-                async with self._cluster.sql(where) as connection:
-                    await connection.execute("CHECKPOINT")
+                await files.checkpoint()
+            await asyncio.sleep(_CHECKPOINT_EVERY_S)
 
     async def _evict(self, node: str, table: str) -> None:
-        async with self._cluster.sql(node) as connection:
-            if connection.get_server_version().major < 17:
-                raise Skipped("needs PostgreSQL 17 or newer: an older one reads no page again while it runs")
-            with contextlib.suppress(asyncpg.PostgresError):  # the fault may strike this very session
-                await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_buffercache")
-                await connection.fetchval(_EVICT, table)
+        """So that it is read again. The reading may strike this very session."""
+        with contextlib.suppress(ClusterAway):
+            await LiveFiles(self._cluster, node, self._nodes["primary"]).evict(table)
 
     async def _until_it_strikes(self, disk: FaultFsClient, before: int) -> None:
         """A fault counts as injected when it has struck something that was there."""
@@ -150,20 +182,27 @@ class Injector:
             await asyncio.sleep(0.02)
         raise NotInjected(f"the fault did not strike within {_STRIKES_WITHIN_S:.0f} s")
 
-    def _lose_power(self, step: PowerLoss) -> None:
-        nodes = [self._nodes[node] for node in step.nodes]
-        agents = [self._cluster.pid(f"agent {node}") for node in nodes]
-        for pid in agents:  # so that nothing is started before the disk has forgotten
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            for node in nodes:
-                self._signal(Signal(to=(f"postgres {node}",)))
-            for node in nodes:
-                lost = self._disk(node).lose_unsynced()
-                self.told.append(f"{node} lost power, and {lost['blocks']} blocks of {lost['files']} files")
-        finally:
-            for pid in agents:
-                os.kill(pid, signal.SIGCONT)
+    async def _damage(self, step: Files) -> None:
+        node = self._nodes[step.node]
+        files = LiveFiles(self._cluster, node, self._nodes["primary"])
+        if step.damage is Damage.MEMORY_BIT:
+            self.told.append(await flip_bit(files, self._cluster.postmaster(node), step.relation, self._random))
+            return
+        self.told.append(await FileFaults(files, self._random).make(step.damage, step.relation))
+        if step.damage in LOUD:
+            said = await files.look(step.relation)
+            self.told.append(f"node {node} was made to read it, and said {said or 'nothing'}")
+
+    async def _work(self, step: Sql) -> None:
+        with contextlib.suppress(ClusterAway):  # the node may die of what comes next
+            async with self._cluster.sql(self._nodes[step.node]) as connection:
+                await connection.execute(step.statement)
+
+    async def _jump(self, step: Clock) -> None:
+        node = self._nodes[step.node]
+        self._has_jumped.add(node)
+        now = await self._cluster.set_clock(node, step.offset_ms)
+        self.told.append(f"the agent of {node} believes it is {now}")
 
     def _disk(self, node: str) -> FaultFsClient:
         disk = self._cluster.disk(node)
@@ -215,20 +254,8 @@ class Injector:
 
 def _titled(postmaster: int, title: str) -> int:
     """The pid of one of its processes, by the title that it gives itself (ps_status.c). Raises NotInjected."""
-    for pid in _children_of(postmaster):
+    for pid in children_of(postmaster):
         with contextlib.suppress(OSError):
             if title in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
                 return pid
     raise NotInjected(f"PostgreSQL has no process with {title!r} in its title now")
-
-
-def _children_of(pid: int) -> list[int]:
-    """The direct children of a process (proc(5), /proc/PID/stat)."""
-    found: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-                if int(fields[1]) == pid:
-                    found.append(int(entry.name))
-    return found

@@ -1,0 +1,114 @@
+"""The files of a running node, as an administrator with the disk in hand: found by SQL, read, written past PostgreSQL.
+
+A damaged page counts only while nothing else is in shared buffers, and stays only while nothing there is dirty: so it is
+evicted before and after (an eviction writes what is dirty).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import asyncpg
+
+from failover.drill.cluster import Cluster
+from failover.drill.errors import ClusterAway, NotInjected, Skipped
+from replication.page import PAGE_BYTES
+
+_EVICT = """
+SELECT count(pg_buffercache_evict(bufferid)) FROM pg_buffercache WHERE relfilenode = pg_relation_filenode($1::regclass)
+"""
+_HAS = "SELECT to_regproc('pg_buffercache_evict') IS NOT NULL"
+_EXTENSION_S = 10.0
+_LOOK_S = 10.0
+_LOOK_EVERY_S = 0.05
+
+
+class LiveFiles:
+    """One node. Raises Skipped, NotInjected, ClusterAway."""
+
+    def __init__(self, cluster: Cluster, node: str, primary: str) -> None:
+        self.node = node
+        self._cluster = cluster
+        self._primary = primary
+        self.data_dir = Path(cluster.ready["nodes"][node]["data_dir"])
+
+    async def path(self, relation: str, fork: str = "") -> Path:
+        """A relation's file. `fork`: `_vm`, `_fsm` or nothing."""
+        return self.data_dir / ((await self.value("SELECT pg_relation_filepath($1)", relation)) + fork)
+
+    async def value(self, sql: str, *args: object) -> str:
+        """One value, as text. Raises NotInjected when there is none."""
+        async with self._cluster.sql(self.node) as connection:
+            found = await connection.fetchval(sql, *args)
+        if found is None:
+            raise NotInjected(f"node {self.node} has nothing of the kind: {sql} {args}")
+        return str(found)
+
+    async def on_primary(self, sql: str) -> None:
+        """A command for the primary, such as VACUUM."""
+        async with self._cluster.sql(self._primary) as connection:
+            await connection.execute(sql)
+
+    async def checkpoint(self) -> None:
+        """On the primary, and a restartpoint on a standby once it has come there."""
+        for node in dict.fromkeys((self._primary, self.node)):
+            async with self._cluster.sql(node) as connection:
+                await connection.execute("CHECKPOINT")
+
+    async def can_evict(self) -> None:
+        """Make it possible. Raises Skipped where PostgreSQL cannot."""
+        async with self._cluster.sql(self._primary) as connection:
+            if connection.get_server_version().major < 17:
+                raise Skipped("needs PostgreSQL 17 or newer: an older one reads no page again while it runs")
+            await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_buffercache")
+        async with asyncio.timeout(_EXTENSION_S), self._cluster.sql(self.node) as connection:
+            while not await connection.fetchval(_HAS):
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def evict(self, relation: str) -> None:
+        """All of it out of shared buffers, what is dirty written first. Raises ClusterAway."""
+        async with self._cluster.sql(self.node) as connection:
+            await connection.fetchval(_EVICT, relation)
+
+    async def look(self, relation: str) -> str | None:
+        """Read a whole table, as any report would; what PostgreSQL says against it."""
+        try:
+            async with self._cluster.sql(self.node) as connection, asyncio.timeout(_LOOK_S):
+                await connection.execute("SET enable_indexonlyscan = off; SET enable_indexscan = off")
+                await connection.fetchval(f"SELECT count(t) FROM {relation} t")  # noqa: S608  a name of ours
+        except (ClusterAway, asyncpg.PostgresError, TimeoutError) as error:
+            return str(error)
+        return None
+
+
+def read(path: Path) -> bytes:
+    """A whole file. Raises NotInjected."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotInjected(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+def write(path: Path, offset: int, data: bytes) -> None:
+    """Over what is there, and onto the disk. Raises NotInjected."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, data, offset)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise NotInjected(f"{path.name} cannot be written: {error.strerror}") from error
+
+
+def read_page(path: Path, block: int) -> bytes:
+    """One page as it is now. Raises NotInjected."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(block * PAGE_BYTES)
+            return file.read(PAGE_BYTES)
+    except OSError as error:
+        raise NotInjected(f"{path.name} cannot be read: {error.strerror}") from error

@@ -1,0 +1,18 @@
+"""Processes as the kernel lists them (proc(5))."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+
+def children_of(pid: int) -> list[int]:
+    """The direct children of a process (/proc/PID/stat)."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                if int(fields[1]) == pid:
+                    found.append(int(entry.name))
+    return found
