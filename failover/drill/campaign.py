@@ -32,6 +32,7 @@ from failover.drill.scenario import (
 )
 
 _GAP_MS_MAX = 25_000
+_HEALTHY_WITHIN_S = 45.0
 _DISK_FILES = ("relation", "wal", "any")
 """Those that are written all the time, or at every checkpoint."""
 _NODES: tuple[Node, Node] = ("primary", "standby")
@@ -192,7 +193,9 @@ def _scenario(number: int, name: str, random: Random) -> Scenario:
         why="Drawn from the catalogue: what nobody thought of comes first.",
         steps=CLASSES[name](random),
         load=Load(rate=40.0, before_s=2.0, lasts_s=4.0),
-        expect=Expect(verdicts=(ANY_VERDICT,), new_primary="either", gap_ms_max=_GAP_MS_MAX),
+        expect=Expect(
+            verdicts=(ANY_VERDICT,), new_primary="either", gap_ms_max=_GAP_MS_MAX, healthy_within_s=_HEALTHY_WITHIN_S
+        ),
     )
 
 
