@@ -56,6 +56,10 @@ def up(
             help="For tests and drills: put each node's files on a disk that can be made faulty with `locum fault` (needs FUSE).",
         ),
     ] = False,
+    drill_target: Annotated[
+        bool,
+        typer.Option("--drill-target", help="Allow `locum drill run --against` to make this deployment fail."),
+    ] = False,
     ready_file: Annotated[
         Path | None, typer.Option(metavar="F", help="Written once bookings work: addresses and pids, JSON, 0600.")
     ] = None,
@@ -83,6 +87,7 @@ def up(
         observe_only=observe_only,
         proxied=proxied,
         faultfs=faultfs,
+        drill_target=drill_target,
     )
     raise typer.Exit(run_up(options, Progress(console())))
 

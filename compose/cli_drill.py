@@ -1,4 +1,4 @@
-"""`locum drill list|run`: rehearse outages on a cluster that is thrown away afterwards."""
+"""`locum drill list|run|campaign`: rehearse outages on a cluster that is thrown away afterwards, or against a marked one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,22 @@ from compose import flags
 from compose.errors import ComposeError
 from compose.progress import console
 from failover.drill import campaign, report
-from failover.drill.errors import ScenarioRefused
+from failover.drill.errors import DrillError, ScenarioRefused
 from failover.drill.judge import Result
+from failover.drill.leftovers import heal_leftovers
 from failover.drill.runner import Report, run_scenario
 from failover.drill.scenario import Scenario, parse_scenario, shipped
+from failover.drill.target import Target, find_target
 from replication.wire.secrets import write_private
+
+ReportDir = Annotated[
+    Path | None, typer.Option("--report", metavar="DIR", help="Keep report.md, report.json and the histories there.")
+]
+Junit = Annotated[Path | None, typer.Option(metavar="F", help="Write the result as JUnit.")]
+Against = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Of the controller of a running deployment; it must be marked as a drill target."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -55,23 +66,17 @@ def run(
         list[str], typer.Argument(metavar="NAME…", help="Of `locum drill list`, or files that end in .toml.")
     ],
     seed: Annotated[int, typer.Option(help="Of workload and faults; the same seed gives the same.")] = 1,
-    report_dir: Annotated[
-        Path | None,
-        typer.Option("--report", metavar="DIR", help="Keep report.md, report.json and the histories there."),
-    ] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="F", help="Write the result as JUnit.")] = None,
+    report_dir: ReportDir = None,
+    junit: Junit = None,
+    against: Against = None,
     as_json: flags.Json = False,
 ) -> None:
     """Run scenarios one after the other, each on a cluster of its own. Exit code 0 only when all that was expected held."""
     scenarios = [_scenario(name) for name in names]
     with tempfile.TemporaryDirectory(prefix="locum-drill-") as temporary:
         place = report_dir.absolute() if report_dir is not None else Path(temporary)
-        reports = asyncio.run(_until_told(_run_all(scenarios, place, seed, quiet=as_json)))
-        if report_dir is not None:
-            (place / "report.md").write_text(report.as_markdown(reports), encoding="utf-8")
-            (place / "report.json").write_bytes(report.as_json(reports))
-    if junit is not None:
-        junit.write_bytes(report.as_junit(reports))
+        reports = asyncio.run(_until_told(_run_all(scenarios, place, seed, against, quiet=as_json)))
+        _keep(reports, report_dir, junit)
     if as_json:
         print(report.as_json(reports).decode())
     else:
@@ -85,46 +90,71 @@ def run_campaign(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with the campaign in DIR; also where a new one is kept.")
     ] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="F", help="Write the result as JUnit.")] = None,
+    report_dir: ReportDir = None,
+    junit: Junit = None,
+    against: Against = None,
 ) -> None:
     """Draw random faults from the whole catalogue, run each on a cluster of its own, and print class by outcome."""
     place = (resume or Path(f"locum-campaign-{seed}")).absolute()
-    reports = asyncio.run(_until_told(_campaign(place, faults, seed)))
+    reports = asyncio.run(_until_told(_campaign(place, faults, seed, against)))
     table = Table(*campaign.COLUMNS, box=None, pad_edge=False)
     for row in campaign.matrix(reports):
         table.add_row(*row)
     console().print(table)
-    for one in reports:
-        for sentence in report.said(one):
-            console().print(f"{one.scenario.name}: {sentence}", markup=False)
+    _show_objections(reports)
     console().print(f"seed {seed}: {report.summary(reports)}; kept in {place}")
-    (place / "report.md").write_text(report.as_markdown(reports), encoding="utf-8")
-    (place / "report.json").write_bytes(report.as_json(reports))
-    if junit is not None:
-        junit.write_bytes(report.as_junit(reports))
+    _keep(reports, report_dir or place, junit)
     raise typer.Exit(report.exit_code(reports))
 
 
-async def _campaign(place: Path, faults: int, seed: int) -> list[Report]:
+def _keep(reports: list[Report], report_dir: Path | None, junit: Path | None) -> None:
+    if report_dir is not None:
+        report_dir.mkdir(parents=True, exist_ok=True)
+        (report_dir / "report.md").write_text(report.as_markdown(reports), encoding="utf-8")
+        (report_dir / "report.json").write_bytes(report.as_json(reports))
+    if junit is not None:
+        junit.write_bytes(report.as_junit(reports))
+
+
+async def _campaign(place: Path, faults: int, seed: int, against: str | None) -> list[Report]:
     """Those that are there already are not run again. Raises ComposeError for a directory of another seed."""
     await asyncio.to_thread(_claim, place, seed)
+    target = await _begin(against)
     reports = []
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console()) as progress:
-        task = progress.add_task("campaign", total=faults)
-        for number, scenario in enumerate(campaign.campaign(seed, faults)):
-            progress.update(task, description=scenario.name)
+    scenarios = campaign.campaign(seed, faults)
+    with _progress(scenarios) as progress:
+        task = progress.add_task("campaign", total=sum(scenario.takes_s for scenario in scenarios))
+        for number, scenario in enumerate(scenarios):
+            progress.update(task, description=f"{scenario.name} of {faults}")
             kept = place / f"{number:03d}.json"
             found = await asyncio.to_thread(_kept, kept)
             if found is None:
                 directory = place / f"{number:03d}"
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-                found = await run_scenario(scenario, directory, seed=seed * 1_000 + number, tell=lambda _what: None)
+                found = await run_scenario(
+                    scenario, directory, seed=seed * 1_000 + number, tell=lambda _what: None, against=target
+                )
                 await asyncio.to_thread(write_private, kept, msgspec.json.encode(found).decode())
                 if found.result is Result.PASSED:
                     await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
             reports.append(found)
-            progress.advance(task)
+            progress.advance(task, scenario.takes_s)
     return reports
+
+
+async def _begin(against: str | None) -> Target | None:
+    """Undo what a killed drill has left, and look up whom to drill. Raises ComposeError."""
+    try:
+        await heal_leftovers(lambda what: console().print(what, markup=False))
+        return None if against is None else await find_target(against)
+    except DrillError as error:
+        raise ComposeError(str(error)) from error
+
+
+def _progress(scenarios: list[Scenario]) -> Progress:
+    """A bar with the time that is left; of one scenario it would say nothing."""
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    return Progress(*columns, console=console(), disable=len(scenarios) < 2 or not console().is_terminal)
 
 
 def _claim(place: Path, seed: int) -> None:
@@ -157,17 +187,23 @@ async def _until_told(work: Coroutine[None, None, list[Report]]) -> list[Report]
         raise ComposeError("the drill was aborted: its faults are healed and its cluster is stopped") from error
 
 
-async def _run_all(scenarios: list[Scenario], place: Path, seed: int, *, quiet: bool) -> list[Report]:
+async def _run_all(
+    scenarios: list[Scenario], place: Path, seed: int, against: str | None, *, quiet: bool
+) -> list[Report]:
+    target = await _begin(against)
     reports = []
-    for number, scenario in enumerate(scenarios, 1):
+    with _progress(scenarios) as progress:
+        task = progress.add_task("drills", total=sum(scenario.takes_s for scenario in scenarios))
+        for number, scenario in enumerate(scenarios, 1):
 
-        def tell(what: str, prefix: str = f"{number}/{len(scenarios)} {scenario.name}") -> None:
-            if not quiet:
-                console().print(f"{prefix}: {what}", highlight=False, markup=False)
+            def tell(what: str, prefix: str = f"{number}/{len(scenarios)} {scenario.name}") -> None:
+                if not quiet:
+                    progress.console.print(f"{prefix}: {what}", highlight=False, markup=False)
 
-        directory = place / f"{number:02d}-{scenario.name}"
-        reports.append(await run_scenario(scenario, directory, seed=seed, tell=tell))
-        tell(reports[-1].result.value)
+            directory = place / f"{number:02d}-{scenario.name}"
+            reports.append(await run_scenario(scenario, directory, seed=seed, tell=tell, against=target))
+            tell(reports[-1].result.value)
+            progress.advance(task, scenario.takes_s)
     return reports
 
 
@@ -176,10 +212,14 @@ def _show(reports: list[Report]) -> None:
     for one in reports:
         table.add_row(*report.row(one))
     console().print(table)
+    _show_objections(reports)
+    console().print(report.summary(reports))
+
+
+def _show_objections(reports: list[Report]) -> None:
     for one in reports:
         for sentence in report.said(one):
             console().print(f"{one.scenario.name}: {sentence}", markup=False)
-    console().print(report.summary(reports))
 
 
 def _scenario(name: str) -> Scenario:

@@ -29,6 +29,9 @@ class ConfigFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     observe_only: bool = False
     proxied: bool = False
     faultfs: bool = False
+    drill_target: bool = False
+    drill_allows: list[str] | None = None
+    """Kinds of steps; all that can be made here without it."""
     controller: str | None = None
     token_file: Path | None = None
     agent: dict[str, Any] = {}
@@ -51,6 +54,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     observe_only: bool = False
     proxied: bool = False
     faultfs: bool = False
+    drill_target: bool = False
+    drill_allows: list[str] | None = None
     agent: dict[str, Any] = {}
     server: dict[str, Any] = {}
     failover: dict[str, Any] = {}
@@ -80,6 +85,7 @@ def up_options(
     observe_only: bool,
     proxied: bool,
     faultfs: bool = False,
+    drill_target: bool = False,
 ) -> UpOptions:
     """Flags over file over defaults; paths become absolute."""
     demo = _first(demo_practitioners, config.demo_practitioners, DEMO_PRACTITIONERS)
@@ -95,6 +101,8 @@ def up_options(
         observe_only=observe_only or config.observe_only,
         proxied=proxied or config.proxied,
         faultfs=faultfs or config.faultfs,
+        drill_target=drill_target or config.drill_target,
+        drill_allows=config.drill_allows,
         agent=config.agent,
         server=config.server,
         failover=config.failover,

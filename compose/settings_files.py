@@ -99,9 +99,20 @@ def controller_settings(layout: Layout, ports: Ports, options: UpOptions) -> dic
             for node in NODES
         },
     }
+    if options.drill_target:
+        settings["drill"] = {"ready_file": str(layout.locum_json), "allows": _drill_allows(options)}
     if options.observe_only:
         settings["policy"] = {"observe_only": True}
     return settings
+
+
+def _drill_allows(options: UpOptions) -> list[str]:
+    """What a drill may do here: what the person said, else whatever can be made."""
+    if options.drill_allows is not None:
+        return options.drill_allows
+    disks = ["disk", "power_loss"] if options.faultfs else []
+    links = ["links"] if options.proxied else []
+    return ["signal", "files", "wal_tail", "clock", "operator", "sql", *disks, *links]
 
 
 def server_settings(layout: Layout, ports: Ports, options: UpOptions) -> dict[str, Any]:

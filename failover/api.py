@@ -64,6 +64,7 @@ def make_app(controller: Controller, token: str) -> web.Application:
             web.get("/v1/incidents", api.list_incidents),
             web.get("/v1/incidents/{incident}", api.show_incident),
             web.post("/v1/incidents/{incident}/close", api.close_incident),
+            web.get("/v1/drill", api.drill),
             web.post("/v1/evidence", api.evidence),
             web.post("/v1/nodes/{node}/{verb}", api.command_node),
             *(web.post(path, api.command_cluster) for path in _CLUSTER_COMMANDS),
@@ -92,6 +93,14 @@ class ControllerApi:
         """The whole cluster as JSON."""
         del request
         return json_response(self._shown())
+
+    async def drill(self, request: web.Request) -> web.Response:
+        """Whether and how this deployment may be drilled; 404 when it is no drill target."""
+        del request
+        target = self._controller.settings.drill
+        if target is None:
+            return _refused(404, "this deployment is not marked as a drill target (locum up --drill-target)")
+        return json_response({"ready_file": str(target.ready_file), "allows": target.allows})
 
     async def topology(self, request: web.Request) -> web.StreamResponse:
         """The topology record at once and after every change, as server-sent events."""

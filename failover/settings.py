@@ -24,6 +24,14 @@ class NodeAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     postgres_port: int
 
 
+class DrillTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The mark of a deployment that may be made to fail. `ready_file`: of `locum up`, on the controller's host; `allows`: the
+    kinds of steps that may be made against it (failover/drill/scenario.py)."""
+
+    ready_file: Path
+    allows: tuple[str, ...] = ()
+
+
 class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The controller's own facts; `policy` overrides the core's limits and time-outs (failover/core/model.py)."""
 
@@ -36,6 +44,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     alarm_command: list[str] = []
     server_urls: list[str] = []
     """Every server that acknowledges bookings: all of them are asked for their receipts before a lone primary opens."""
+    drill: DrillTarget | None = None
+    """None: nobody may drill here."""
     policy: Policy = Policy()
 
 

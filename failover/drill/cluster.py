@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import aiohttp
@@ -23,10 +17,9 @@ import msgspec
 from failover.drill.checker import Rows
 from failover.drill.errors import ClusterAway, Unreadable
 from failover.drill.faultfs.client import FaultFsClient
-from failover.drill.faultfs.launch import unmount
 from failover.drill.history import Facts
 
-_READY_S = 90.0
+READY_S = 90.0
 _STOPPED_S = 60.0
 _ASK_S = 5.0
 _SQL_S = 20.0
@@ -42,15 +35,10 @@ FROM appointment
 
 
 class Cluster:
-    """One cluster below `place`. Raises ClusterAway where it does not answer."""
+    """A running cluster, by the ready file that it keeps up to date. Raises ClusterAway where it does not answer."""
 
-    def __init__(self, place: Path, flags: tuple[str, ...]) -> None:
-        self.data = place / "data"
-        self._flags = flags
-        self._ready_file = place / "ready.json"
-        self._output = place / "up.log"
-        self._port = _free_port()
-        self._up: subprocess.Popen[bytes] | None = None
+    def __init__(self, ready_file: Path) -> None:
+        self._ready_file = ready_file
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -62,19 +50,25 @@ class Cluster:
             raise ClusterAway(f"{self._ready_file} cannot be read: {error}; {self.last_words()}") from error
         return found
 
-    async def start(self) -> None:
-        """Until it is healthy."""
+    def last_words(self) -> str:
+        """What it said, where that is known."""
+        return "is it running?"
+
+    @property
+    def root(self) -> Path:
+        """The data directory of its `locum up`."""
+        return Path(next(iter(self.ready["nodes"].values()))["data_dir"]).parents[2]
+
+    async def start(self, *, wait: bool = True) -> None:
+        """Begin to look at it; `wait` until it is healthy."""
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ASK_S))
-        command = [sys.executable, "-P", "-m", "compose", "up", "--data", str(self.data), "--port", str(self._port)]
-        await asyncio.to_thread(self._launch, [*command, "--ready-file", str(self._ready_file), *self._flags])
-        until_s = time.monotonic() + _READY_S
-        while not self._ready_file.exists():
-            if self._up is not None and self._up.poll() is not None:
-                raise ClusterAway(f"`locum up` ended: {self.last_words()}")
-            if time.monotonic() > until_s:
-                raise ClusterAway(f"bookings do not work after {_READY_S:.0f} s: {self.last_words()}")
-            await asyncio.sleep(_LOOK_EVERY_S)
-        await self.until(lambda view: view["phase"] == "healthy", _READY_S)
+        if wait:
+            await self.until(lambda view: view["phase"] == "healthy", READY_S)
+
+    async def stop(self) -> None:
+        """It goes on; nobody looks at it any more."""
+        if self._session is not None:
+            await self._session.close()
 
     async def view(self) -> dict[str, Any]:
         """GET /v1/cluster. Raises ClusterAway."""
@@ -167,18 +161,6 @@ class Cluster:
         path = self.ready["nodes"][node].get("faultfs")
         return FaultFsClient(Path(path)) if path else None
 
-    async def stop(self) -> None:
-        """Ctrl-C, and whatever is needed after that: nothing of it is left."""
-        if self._session is not None:
-            await self._session.close()
-        await asyncio.to_thread(self._end)
-
-    def last_words(self) -> str:
-        """Of `locum up`."""
-        with contextlib.suppress(OSError):
-            return " ".join(self._output.read_text(encoding="utf-8", errors="replace").split()[-60:])
-        return "it said nothing"
-
     @property
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -205,58 +187,6 @@ class Cluster:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ClusterAway(f"{url} was not answered: {error!r}") from error
 
-    def _launch(self, command: list[str]) -> None:
-        self.data.parent.mkdir(parents=True, exist_ok=True)
-        with self._output.open("ab") as output:
-            self._up = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
-
-    def _end(self) -> None:
-        if self._up is None:
-            return
-        if self._up.poll() is None:
-            self._up.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._up.wait(_STOPPED_S)
-        if self._up.poll() is None:
-            self._up.kill()
-            self._up.wait(_STOPPED_S)
-            self._kill_what_is_left()
-        for node in ("a", "b"):
-            unmount(self.data / "nodes" / node / "pgdata")
-
-    def _kill_what_is_left(self) -> None:
-        """`up` did not end by itself: its children and their PostgreSQL, by the pids that it wrote down."""
-        pids = []
-        for node in ("a", "b"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                pids.append(int((self.data / "nodes" / node / "pgdata/postmaster.pid").read_text().split()[0]))
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            recorded = msgspec.json.decode((self.data / "pids.json").read_bytes(), type=dict[str, dict[str, Any]])
-            pids += [int(process["pid"]) for process in recorded.values()]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="ascii").strip()
-
-
-def _free_port() -> int:
-    """A base port with room above it, outside the range of outgoing connections."""
-    random = Random()  # noqa: S311  any will do
-    while True:
-        base = random.randrange(_PORTS_FROM, _PORTS_TO)
-        if all(_is_free(base + offset) for offset in range(_PORTS_USED)):
-            return base
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

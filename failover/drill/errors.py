@@ -19,6 +19,10 @@ class Unreadable(ClusterAway):
     """PostgreSQL answers, and cannot read the bookings: that is a finding."""
 
 
+class NotATarget(DrillError):
+    """That deployment must not be drilled, or cannot be from here."""
+
+
 class NotInjected(DrillError):
     """The fault could not be made, or it never struck: nothing was shown."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,7 +21,10 @@ from failover.drill.faultfs.launch import why_no_fuse
 from failover.drill.faults.steps import Injector
 from failover.drill.history import HistoryWriter
 from failover.drill.judge import Measured, Result, failed, gap_ms, objections, slowest_ms
+from failover.drill.leftovers import Journal
 from failover.drill.scenario import Scenario
+from failover.drill.target import Target
+from failover.drill.throw_away import ThrowAway
 from failover.drill.workload import Workload
 
 _CLINIC = ("--demo-practitioners", "40")
@@ -51,8 +55,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class _Drill:
     """The state of one run."""
 
-    def __init__(self, scenario: Scenario, place: Path, seed: int, tell: Tell) -> None:
+    def __init__(self, scenario: Scenario, place: Path, seed: int, tell: Tell, against: Target | None) -> None:
         self.scenario = scenario
+        self.against = against
+        self._journal = Journal()
+        self._before: frozenset[str] = frozenset()
+        self._incidents_before = 0
         self.place = place
         self.seed = seed
         self.injected: list[str] = []
@@ -66,30 +74,44 @@ class _Drill:
 
     async def run(self) -> tuple[Measured, list[Finding]]:
         """Raises DrillError when the drill itself breaks down."""
+        cluster = self._cluster()
+        try:
+            await cluster.start()
+            return await self._under_load(cluster)
+        finally:
+            await cluster.stop()
+            self._journal.close()
+
+    def _cluster(self) -> Cluster:
+        if self.against is not None:
+            self.note("looking at the deployment")
+            self._journal.against(Path(self.against.ready_file))
+            return Cluster(Path(self.against.ready_file))
         flags = (
             *_CLINIC,
             *(("--faultfs",) if self.scenario.needs_fuse else ()),
             *(("--proxied",) if self.scenario.needs_proxies else ()),
         )
-        cluster = Cluster(self.place, flags)
-        try:
-            self.note("starting a cluster of its own")
-            await cluster.start()
-            return await self._under_load(cluster)
-        finally:
-            await cluster.stop()
+        self.note("starting a cluster of its own")
+        is_temporary = Path(tempfile.gettempdir()) in self.place.parents
+
+        def launched(pid: int) -> None:
+            self._journal.own_cluster(self.place / "data", pid, is_temporary=is_temporary)
+
+        return ThrowAway(self.place, flags, launched)
 
     async def _under_load(self, cluster: Cluster) -> tuple[Measured, list[Finding]]:
-
         view = await cluster.view()
         primary = str(view["primary"])
         standby = next(name for name in view["nodes"] if name != primary)
+        self._before = frozenset(await cluster.rows(primary))
+        self._incidents_before = len(await cluster.incidents())
         async with aiohttp.ClientSession() as session:
             proposals = await Clinic(session, cluster.ready["server"]).proposals(_DAYS)
         history = HistoryWriter(self.place / "history.jsonl")
         load = self.scenario.load
         workload = Workload(cluster.ready["server"], proposals, history, seed=self.seed, rate=load.rate)
-        injector = Injector(cluster, primary, standby, self.seed)
+        injector = Injector(cluster, primary, standby, self.seed, self._journal.stopping)
         running = asyncio.create_task(workload.run())
         try:
             await _sleep_while(running, load.before_s)
@@ -137,7 +159,7 @@ class _Drill:
     ) -> tuple[Measured, list[Finding]]:
         view = await cluster.view()
         findings = await self._findings(cluster, workload, view, both=healthy_again_s is not None)
-        verdicts = [incident.get("verdict") for incident in await cluster.incidents()]
+        verdicts = [incident.get("verdict") for incident in (await cluster.incidents())[self._incidents_before :]]
         measured = Measured(
             operations=len(workload.operations),
             acknowledged=workload.acknowledged,
@@ -157,7 +179,9 @@ class _Drill:
         if view["phase"] == "no_primary" and self.scenario.expect.stops:
             return []  # nobody is served: nothing was shown to anybody
         try:
-            findings = check(workload.operations, await cluster.rows(view["primary"]))
+            rows = await cluster.rows(view["primary"])
+            own = {name: row for name, row in rows.items() if name not in self._before}
+            findings = check(workload.operations, own)
             return findings + (await self._differences(cluster, view) if both else [])
         except Unreadable as error:
             return [Finding(Kind.UNREADABLE, "all", str(error))]
@@ -196,14 +220,21 @@ async def _sleep_while(running: asyncio.Task[None], seconds: float) -> None:
         raise DrillError("the workload ran out of free slots; use a lower rate")
 
 
-async def run_scenario(scenario: Scenario, place: Path, *, seed: int, tell: Tell) -> Report:
-    """Run it in an empty directory. Whatever goes wrong with the drill itself is *unknown*, never a pass."""
+async def run_scenario(
+    scenario: Scenario, place: Path, *, seed: int, tell: Tell, against: Target | None = None
+) -> Report:
+    """Run it in an empty directory, on a cluster of its own or `against` another.
+
+    Whatever goes wrong with the drill itself is *unknown*, never a pass.
+    """
     began_s, began_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    drill = _Drill(scenario, place, seed, tell)
+    drill = _Drill(scenario, place, seed, tell, against)
     measured: Measured | None = None
     findings: list[Finding] = []
-    why = why_no_fuse() if scenario.needs_fuse else None
+    why = why_no_fuse() if scenario.needs_fuse and against is None else None
     try:
+        if against is not None:
+            against.check(scenario)
         if why is not None:
             raise Skipped(why)
         await asyncio.to_thread(place.mkdir, parents=True)

@@ -19,6 +19,7 @@ LinkState = Literal["open", "frozen", "frozen_to", "frozen_from", "slow", "cut"]
 _PARTS = frozenset({"walsender", "walreceiver", "checkpointer", "startup", "backend"})
 _TARGETS = _PARTS | {"postgres", "agent", "disk", "controller", "server"}
 _NAME = re.compile(r"[a-z_]{1,63}")
+_AROUND_S = 17.0
 _SIGNALS = frozenset({"KILL", "STOP", "CONT", "TERM"})
 
 
@@ -151,6 +152,15 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             or (isinstance(step, Signal) and any(target.startswith("disk") for target in step.to))
             for step in self.steps
         )
+
+    @property
+    def takes_s(self) -> float:
+        """About how long it runs, of which the start and the end of a cluster are most."""
+        return _AROUND_S + self.load.before_s + max(step.at_s for step in self.steps) + self.load.lasts_s
+
+    def kinds(self) -> frozenset[str]:
+        """Which kinds of steps it makes, as a deployment allows them."""
+        return frozenset(str(step.__struct_config__.tag) for step in self.steps)
 
     @property
     def needs_proxies(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -12,7 +13,20 @@ from typing import Any
 import pytest
 
 from failover.drill.faultfs.launch import why_no_fuse
+from tests.acceptance.cluster import running
 
+SHORT = """
+name = "short"
+why = "The shortest that there is."
+[[steps]]
+do = "operator"
+action = "switchover"
+[load]
+before_s = 1
+lasts_s = 1
+[expect]
+verdicts = ["any"]
+"""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -85,6 +99,52 @@ def test_a_drill_that_is_aborted_heals_and_leaves_nothing_running(tmp_path: Path
     assert running.returncode == 1
     assert "aborted: its faults are healed and its cluster is stopped" in said
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+
+
+async def test_a_deployment_is_drilled_only_when_it_says_so_and_goes_on_afterwards(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        url = cluster.ready.controller
+        done = await asyncio.to_thread(locum, "drill", "run", "sigkill-server", "--against", url)
+        assert (done.returncode, "not marked as a drill target" in done.stderr) == (1, True), done.stderr
+    async with running(tmp_path / "marked", "--drill-target", "--demo-practitioners", "40") as cluster:
+        url = cluster.ready.controller
+        await cluster.wait_until(lambda view: view["phase"] == "healthy")
+        words = ("drill", "run", "sigkill-primary", "wal-eio", "switchover", "--against", url, "--json")
+        done = await asyncio.to_thread(locum, *words)
+        killed, refused, switched = reports(done)
+        assert (killed["result"], switched["result"]) == ("passed", "passed"), done.stdout
+        assert (refused["result"], "allows no step of kind disk" in refused["said"][0]) == ("skipped", True)
+        await cluster.wait_until(lambda view: view["phase"] == "healthy")
+
+
+def test_what_a_killed_drill_left_is_undone_by_the_next_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "compose", "drill", "run", "sigstop-node", "--report", str(tmp_path)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    assert running.stdout is not None
+    said = ""
+    while "SIGSTOP to postgres primary" not in said:
+        line = running.stdout.readline()
+        assert line, said
+        said += line
+    running.kill()
+    running.communicate(timeout=30)
+    data = tmp_path / "01-sigstop-node/data"
+    pids = [process["pid"] for process in json.loads((data / "pids.json").read_text()).values()]
+    pids += [int((data / "nodes" / node / "pgdata/postmaster.pid").read_text().split()[0]) for node in ("a", "b")]
+    assert any(Path(f"/proc/{pid}").exists() for pid in pids), "nothing was left"
+    done = locum("drill", "run", "no-such-file.toml")
+    assert done.returncode == 1
+    (tmp_path / "none.toml").write_text(SHORT)
+    done = locum("drill", "run", str(tmp_path / "none.toml"))
+    assert "undid what a drill had left that was killed" in done.stdout, done.stdout + done.stderr
+    assert [pid for pid in pids if alive(pid)] == []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_scenario_that_does_not_exist_or_makes_no_sense_is_refused(tmp_path: Path) -> None:

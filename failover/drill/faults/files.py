@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
 
-from failover.drill.errors import NotInjected
+from failover.drill.errors import ClusterAway, NotInjected
 from failover.drill.faults import damage
 from failover.drill.faults.damage import Damage
 from failover.drill.faults.live_files import LiveFiles, read, read_page, write
@@ -187,7 +188,8 @@ class FileFaults:
             await asyncio.to_thread(change, path)
         except OSError as error:
             raise NotInjected(f"{path.name} cannot be changed: {error.strerror}") from error
-        await self._files.evict(relation)
+        with contextlib.suppress(ClusterAway):  # what was dirty meanwhile has met it already
+            await self._files.evict(relation)
         return path
 
     async def transaction_status(self, _relation: str) -> str:

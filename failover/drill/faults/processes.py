@@ -16,3 +16,13 @@ def children_of(pid: int) -> list[int]:
                 if int(fields[1]) == pid:
                     found.append(int(entry.name))
     return found
+
+
+def started(pid: int) -> int | None:
+    """When a process began, in ticks since the boot; None when there is none. With its pid it names a process for ever."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return int(fields[19]) if fields[0] != "Z" else None

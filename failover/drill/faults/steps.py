@@ -7,9 +7,9 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import msgspec
 
@@ -20,13 +20,13 @@ from failover.drill.faultfs.spec import parse_fault
 from failover.drill.faults import power
 from failover.drill.faults.damage import LOUD, Damage
 from failover.drill.faults.files import FileFaults
+from failover.drill.faults.links import list_links, open_links, set_link
 from failover.drill.faults.live_files import LiveFiles
 from failover.drill.faults.processes import children_of
 from failover.drill.faults.shared_memory import flip_bit
 from failover.drill.scenario import Clock, Disk, Files, Links, Operator, PowerLoss, Signal, Sql, Step, WalTail
 
 _STRIKES_WITHIN_S = 15.0
-_SOCKET_S = 5.0
 _CHECKPOINT_EVERY_S = 1.0
 _TITLES = {
     "walsender": "walsender",
@@ -35,19 +35,21 @@ _TITLES = {
     "startup": "startup",
     "backend": "locum_server locum",
 }
-_LINE_BYTES_MAX = 1 << 20
 
 
 class Injector:
     """Makes the steps, and heals all of them at the end. Roles are those that the nodes had when the drill began.
 
-    Raises NotInjected, Skipped, ClusterAway.
+    `stopping` is told which processes are about to be stopped. Raises NotInjected, Skipped, ClusterAway.
     """
 
-    def __init__(self, cluster: Cluster, primary: str, standby: str, seed: int) -> None:
+    def __init__(
+        self, cluster: Cluster, primary: str, standby: str, seed: int, stopping: Callable[[list[int]], None]
+    ) -> None:
         self.told: list[str] = []
         """What was injected, in words, with file and block where a disk was struck."""
         self._cluster = cluster
+        self._stopping = stopping
         self._nodes = {"primary": primary, "standby": standby}
         self._stopped: list[int] = []
         self._disks: dict[str, FaultFsClient] = {}
@@ -99,7 +101,8 @@ class Injector:
             with contextlib.suppress(FaultFsAway):  # its process died, and its faults with it
                 await asyncio.to_thread(disk.disarm)
         if self._has_cut:
-            await self._link({"state": "open"}, None)
+            with contextlib.suppress(ClusterAway):
+                await open_links(self._cluster)
         for node in self._has_jumped:
             with contextlib.suppress(ClusterAway):
                 await self._cluster.set_clock(node, 0)
@@ -112,6 +115,8 @@ class Injector:
                 pids = power.kill_postgres(self._cluster, self._node_of(target))
             else:
                 pids = self._pids(target)
+                if number is signal.SIGSTOP:
+                    self._stopping(pids)
                 for pid in pids:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, number)
@@ -127,7 +132,7 @@ class Injector:
         if kind in _TITLES:
             return [_titled(self._cluster.postmaster(node), _TITLES[kind])]
         if kind == "disk":
-            recorded = msgspec.json.decode((self._cluster.data / "pids.json").read_bytes())
+            recorded = msgspec.json.decode((self._cluster.root / "pids.json").read_bytes())
             return [int(recorded[f"faultfs-{node}"]["pid"])]
         return [self._cluster.pid(f"{kind} {node}".strip())]
 
@@ -213,7 +218,7 @@ class Injector:
 
     async def _cut(self, step: Links) -> None:
         one, other = ([self._end(end) for end in side] for side in (step.one, step.other))
-        links = await self._links()
+        links = await list_links(self._cluster)
         named = {f"{source}-{target}" for near in one for far in other for source, target in ((near, far), (far, near))}
         chosen = [name for name in links if name in named]
         if not chosen:
@@ -221,35 +226,13 @@ class Injector:
                 f"there is no link between {', '.join(step.one)} and {', '.join(step.other)}: {', '.join(links)}"
             )
         for name in chosen:
-            await self._link({"state": step.state}, name)
+            await set_link(self._cluster, name, step.state)
         self._has_cut = True
         self.told.append(f"{step.state}: {', '.join(chosen)}")
 
     def _end(self, end: str) -> str:
         kind, _, role = end.partition(" ")
         return f"{kind}-{self._nodes.get(role, role)}" if role else kind
-
-    async def _links(self) -> list[str]:
-        return list((await self._say({"command": "list"}))["links"])
-
-    async def _link(self, change: dict[str, Any], name: str | None) -> None:
-        for link in [name] if name is not None else await self._links():
-            answer = await self._say({"link": link, **change})
-            if "error" in answer:
-                raise NotInjected(str(answer["error"]))
-
-    async def _say(self, command: dict[str, Any]) -> dict[str, Any]:
-        socket = self._cluster.ready.get("proxies")
-        if socket is None:
-            raise Skipped("needs a cluster that was started with --proxied")
-        async with asyncio.timeout(_SOCKET_S):
-            reader, writer = await asyncio.open_unix_connection(socket, limit=_LINE_BYTES_MAX)
-            try:
-                writer.write(msgspec.json.encode(command) + b"\n")
-                answer: dict[str, Any] = msgspec.json.decode(await reader.readline())
-            finally:
-                writer.close()
-        return answer
 
 
 def _titled(postmaster: int, title: str) -> int:

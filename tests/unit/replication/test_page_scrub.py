@@ -1,0 +1,137 @@
+"""The page scrub on files that a test has made: what it finds, what it leaves alone, and that it goes on where it was."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from replication.page import PAGE_BYTES, PAGES_A_SEGMENT
+from replication.scrub.files import relation_files
+from replication.scrub.pages import BadPage, Budget, PagePass, Position
+from tests.unit.replication.test_page import whole_page
+
+
+def data_directory(root: Path) -> Path:
+    for folder in ("global", "base/5", "pg_tblspc/16390/PG_18_202506291/5"):
+        (root / folder).mkdir(parents=True)
+    return root
+
+
+def write(path: Path, pages: int, *, first: int = 0) -> None:
+    path.write_bytes(b"".join(bytes(whole_page(first + block)) for block in range(pages)))
+
+
+def scrub(data: Path, position: Position = Position()) -> tuple[list[BadPage], int]:  # noqa: B008
+    found: list[BadPage] = []
+    work, pages = PagePass(data, position), 0
+    while (batch := work.step()) is not None:
+        found += batch.bad
+        pages += batch.pages
+    return found, pages
+
+
+def test_files_with_pages_are_listed_and_no_others(tmp_path: Path) -> None:
+    data = data_directory(tmp_path)
+    for name in (
+        "base/5/16384",
+        "base/5/16384_vm",
+        "base/5/16384.1",
+        "global/1262",
+        "pg_tblspc/16390/PG_18_202506291/5/7",
+    ):
+        write(data / name, 1)
+    for name in (
+        "base/5/PG_VERSION",
+        "base/5/pg_filenode.map",
+        "base/5/t3_16400",
+        "global/pg_control",
+        "base/5/16384.tmp",
+    ):
+        (data / name).write_bytes(b"x")
+    found = relation_files(data)
+    assert [file.path for file in found] == [
+        "base/5/16384", "base/5/16384.1", "base/5/16384_vm", "global/1262", "pg_tblspc/16390/PG_18_202506291/5/7",
+    ]  # fmt: skip
+    assert found[1].first_block == PAGES_A_SEGMENT
+    assert found[1].fork_path == "base/5/16384"
+
+
+def test_every_damaged_page_is_found_with_its_block_and_nothing_else(tmp_path: Path) -> None:
+    data = data_directory(tmp_path)
+    write(data / "base/5/16384", 200)
+    write(data / "base/5/16384.1", 3, first=PAGES_A_SEGMENT)
+    write(data / "global/1262", 5)
+    with (data / "base/5/16384").open("r+b") as file:
+        for block in (0, 63, 64, 199):
+            file.seek(block * PAGE_BYTES + 8_100)
+            file.write(b"!")
+    with (data / "base/5/16384.1").open("r+b") as file:
+        file.seek(PAGE_BYTES + 30)
+        file.write(b"\x01")
+    found, pages = scrub(data)
+    assert pages == 208
+    assert sorted(one.block for one in found) == [0, 63, 64, 199, PAGES_A_SEGMENT + 1]
+    assert {one.path for one in found} == {"base/5/16384"}
+
+
+def test_a_pass_goes_on_where_it_was(tmp_path: Path) -> None:
+    data = data_directory(tmp_path)
+    write(data / "base/5/1", 100)
+    write(data / "base/5/2", 100)
+    work = PagePass(data)
+    for _ in range(3):
+        work.step()
+    work.close()
+    assert work.position == Position("base/5/2", 64, 164, 200)
+    assert scrub(data, work.position)[1] == 36
+
+
+def test_a_page_that_is_just_being_written_is_no_damage(tmp_path: Path) -> None:
+    data = data_directory(tmp_path)
+    path = data / "base/5/1"
+    write(path, 3)
+    torn = bytearray(path.read_bytes())
+    torn[2 * PAGE_BYTES + 8_000] ^= 1
+    path.write_bytes(bytes(torn))
+
+    def finish() -> None:
+        time.sleep(0.012)
+        write(path, 3)
+
+    writer = threading.Thread(target=finish)
+    writer.start()
+    found, _pages = scrub(data)
+    writer.join()
+    assert found == []
+
+
+def test_a_file_that_is_dropped_on_the_way_is_no_damage(tmp_path: Path) -> None:
+    data = data_directory(tmp_path)
+    write(data / "base/5/1", 100)
+    (data / "base/5/2").write_bytes(b"\xff" * PAGE_BYTES)
+    work = PagePass(data)
+    work.step()
+    (data / "base/5/2").unlink()
+    bad = []
+    while (batch := work.step()) is not None:
+        bad += batch.bad
+    assert bad == []
+
+
+@pytest.mark.parametrize(("latency_ms", "least_s"), [(None, 0.0), (5, 0.0), (500, 1.0)])
+def test_slow_bookings_stop_it(latency_ms: int | None, least_s: float) -> None:
+    assert Budget(1_000.0, 100, lambda: 7.0).waits_s(1, latency_ms) >= least_s
+
+
+def test_a_budget_holds_on_average_and_zero_means_none() -> None:
+    now_s = 100.0
+    budget, waited_s = Budget(8.192, 100, lambda: now_s), 0.0
+    for _ in range(1_000):
+        wait_s = budget.waits_s(1, None)
+        waited_s += wait_s
+        now_s += wait_s
+    assert waited_s == pytest.approx(1.0, rel=0.05)
+    assert Budget(0, 100).waits_s(10_000, None) == 0.0
