@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from failover.core.model import Policy
+from failover.core.node_faults import CONVICTING
 from failover.errors import FailoverError
 
 DETECTION_MS_MAX = 1_000
@@ -17,8 +18,13 @@ class PolicyError(FailoverError):
 def check_policy(policy: Policy) -> None:
     """Raises PolicyError with the two keys, their values and what must hold between them."""
     for name, value in msgspec.structs.asdict(policy).items():
-        if not isinstance(value, bool) and value <= 0:
+        if isinstance(value, int) and not isinstance(value, bool) and value <= 0:
             raise PolicyError(f"policy.{name} is {value}: it must be above zero")
+    for kind in policy.alarm_only:
+        if kind not in CONVICTING:
+            raise PolicyError(
+                f"policy.alarm_only names {kind}, for which nobody is promoted anyway; it may name {', '.join(sorted(CONVICTING))}"
+            )
     detection_ms = policy.probe_interval_ms + policy.probe_deadline_ms
     if detection_ms > DETECTION_MS_MAX:
         raise PolicyError(

@@ -32,6 +32,7 @@ from replication.promotion import WARM_UP
 from replication.publisher import Publisher
 from replication.replay_pause import ReplayPause
 from replication.runner import Runner
+from replication.scrub.service import Scrub
 from replication.settings import AgentSettings, SettingsError, load
 from replication.settings_file import check_overrides
 from replication.spare import SpareConnection
@@ -129,6 +130,8 @@ class Agent:
             publish=self.publisher.tell,
             spare=SpareConnection(node, self._is_standby, WARM_UP),
         )
+        self.scrub = Scrub(self.local, self.publisher.tell, self.heartbeat.latency_ms)
+        self.memory.scrub_status = lambda: self.scrub.pages.status
         self.replay_pause = ReplayPause(self.local, self.run_soon)
         self.runner = Runner(self.local, tasks)
         self._log_tail: LogTail | None = None
@@ -150,6 +153,7 @@ class Agent:
             ("lease", self.lease.run),
             ("remember", self._remember),
             ("spare", self.local.spare.run),
+            ("scrub", self.scrub.run),
         ):
             self._loops.append(self._tasks.create_task(loop(), name=name))
         if adopted:

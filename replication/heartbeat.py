@@ -29,10 +29,19 @@ class Heartbeat:
 
     def __init__(self, memory: Memory, store: StateDir, supervisor: Supervisor) -> None:
         self.returned_started_ms: int | None = None
+        self._took_ms: int | None = None
+        self._began_ms: int | None = None
         self._memory = memory
         self._store = store
         self._supervisor = supervisor
         self._connection: asyncpg.Connection | None = None
+
+    def latency_ms(self) -> int | None:
+        """How long the last commit took, or the one that is under way has taken so far; None on a standby."""
+        if self._connection is None:
+            return None
+        running_ms = clock_ms() - self._began_ms if self._began_ms is not None else 0
+        return max(running_ms, self._took_ms or 0)
 
     async def run(self) -> None:
         """Until cancelled; then the connection is dropped without a cancel request."""
@@ -54,7 +63,7 @@ class Heartbeat:
         return primary and running and facts is not None and not facts.in_recovery
 
     async def _beat(self) -> None:
-        began_ms = clock_ms()
+        began_ms = self._began_ms = clock_ms()
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._memory.node.connect(application_name=HEARTBEAT_NAME)
@@ -70,6 +79,9 @@ class Heartbeat:
             _log.info("agent.heartbeat_failed", error=repr(error))
             self._drop()
             return
+        finally:
+            self._began_ms = None
+        self._took_ms = clock_ms() - began_ms
         self.returned_started_ms = began_ms
 
     def _drop(self) -> None:

@@ -46,9 +46,18 @@ class LogFaults:
         self._forget_what_passed()
         return tuple(self._found.values())
 
-    def add(self, fault: Fault) -> None:
-        """What this agent has found by itself, by reading the node's pages."""
-        self._found.setdefault(fault.kind, fault)
+    def add(self, fault: Fault) -> bool:
+        """What this agent has found by itself, by looking at the node's files. True when it, or a place of it, is new."""
+        known = self._found.get(fault.kind)
+        if known is None:
+            self._found[fault.kind] = fault
+            return True
+        new = [place for place in fault.places if place not in known.places][: PLACES_MAX - len(known.places)]
+        if fault.confidence <= known.confidence and not new:
+            return False
+        first = fault if fault.confidence > known.confidence else known
+        self._found[fault.kind] = msgspec.structs.replace(first, places=(*known.places, *new))
+        return True
 
     def clear(self) -> None:
         """The data directory was made anew."""

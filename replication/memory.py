@@ -20,6 +20,7 @@ from replication.model import (
     Postmaster,
     Probe,
     Role,
+    ScrubStatus,
     Witness,
 )
 from replication.node import Node
@@ -107,6 +108,7 @@ class Memory:
         self.disk = disk
         self.witness: Callable[[], Witness | None] = lambda: None
         self.lease_expires_in_ms: Callable[[], int | None] = lambda: None
+        self.scrub_status: Callable[[], ScrubStatus | None] = lambda: None
         self.doing: Doing | None = None
         self.doing_since_ms = 0
         self.replay_paused_by_probe = False
@@ -162,6 +164,7 @@ def build_report(memory: Memory, store: StateDir, supervisor: Supervisor) -> Nod
         witness=memory.witness(),
         lease_expires_in_ms=memory.lease_expires_in_ms(),
         faults=memory.faults(sql, disk),
+        scrub=memory.scrub_status(),
         doing=_doing(memory, now_ms),
         replay_paused_by_probe=memory.replay_paused_by_probe,
         replay_moved=memory.replay_moved,

@@ -116,6 +116,9 @@ _CAUSES = {
 }
 
 
+PROOF_CONFIDENCE_MIN = 0.7
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """One measurement: what was measured, by whom, when (wall clock, ISO 8601), and the raw value."""
 
@@ -151,6 +154,11 @@ class Fault(msgspec.Struct, frozen=True):
     evidence: tuple[Evidence, ...] = ()
     places: tuple[Place, ...] = ()
     """What is damaged, as far as it was named; the same places are read on a node before it is promoted instead."""
+
+    @property
+    def is_proof(self) -> bool:
+        """It convicts. A suspicion raises an alarm, and nobody is replaced, rebuilt or passed over for it."""
+        return self.confidence >= PROOF_CONFIDENCE_MIN
 
 
 class PlacesRead(msgspec.Struct, frozen=True):
@@ -310,6 +318,21 @@ class Witness(msgspec.Struct, frozen=True):
     receive_unmoved_ms: int | None = None
 
 
+class ScrubStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The page scrub of a node: passes since its agent began, `progress` 0..1 of the one under way, and the last that ended.
+
+    `cached`: pages were read through the kernel's cache, so that the disk itself was not seen.
+    """
+
+    passes: int = 0
+    progress: float = 0.0
+    pages: int = 0
+    bad: int = 0
+    cached: bool = False
+    ended_at: str | None = None
+    took_s: float = 0.0
+
+
 class PlannedStop(msgspec.Struct, frozen=True):
     """A clean stop that the agent itself performed and remembers off the node's disk."""
 
@@ -391,6 +414,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     receipts_found: ReceiptsFound | None = None
     certificate: Certificate | None = None
     places_read: PlacesRead | None = None
+    scrub: ScrubStatus | None = None
     rebuilt_revision: int = 0
     """Revision of the rebuild that made this data directory; 0 when it was made by initdb."""
     schema_applied: bool = False

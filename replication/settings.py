@@ -47,6 +47,15 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     heartbeat_ms: int = 250
     replay_pause_max_ms: int = 1_000
     wall_clock_offset_ms: int = 0
+    scrub_mb_per_s: float = 20.0
+    scrub_latency_ms_max: int = 100
+    """The scrub stands still while this node's own commits take longer."""
+    scrub_pause_s: float = 10.0
+    """Between two passes."""
+    checks_every_s: float = 5.0
+    """pg_control, WAL, kernel counters."""
+    relation_checks_share: float = 0.05
+    """amcheck, visibility and missing files: at most this share of the time."""
 
 
 def load(path: Path) -> AgentSettings:

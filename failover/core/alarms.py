@@ -25,6 +25,7 @@ def _standing(state: State, observation: Observation) -> dict[str, str | None]:
     found["receipts_failing"] = _receipts_failing(observation)
     for name in sorted(state.nodes):
         found[f"damaged_{name}"] = _damaged(state, name)
+        found[f"suspected_{name}"] = _suspected(observation, name)
     for name in standbys:
         report = observation.nodes.get(name)
         if report is not None:
@@ -76,6 +77,15 @@ def _damaged(state: State, name: str) -> str | None:
             f"{name}, the primary, is damaged: {fault.sentence}; {able[0]} takes its place once it is known to be clean"
         )
     return f"{name}, the primary, is damaged and nothing may take its place: {fault.sentence}; next: {ways}"
+
+
+def _suspected(observation: Observation, name: str) -> str | None:
+    """Something speaks against a node, and proves nothing."""
+    report = observation.nodes.get(name)
+    found = [fault for fault in report.faults if not fault.is_proof] if report is not None else []
+    if not found:
+        return None
+    return f"{found[0].sentence}; that proves nothing against {name} yet; next: look at its disk, or locum switchover"
 
 
 def _rebuild_blocked(state: State, observation: Observation, standbys: list[str]) -> str | None:

@@ -20,6 +20,12 @@ INTEGRITY_FAULTS = frozenset(
         FaultKind.REDO_FAILED,
         FaultKind.DIVERGED,
         FaultKind.WAL_LOST,
+        FaultKind.LOST_WRITE,
+        FaultKind.MISDIRECTED_WRITE,
+        FaultKind.STALE_PAGE,
+        FaultKind.VM_CORRUPT,
+        FaultKind.ROW_MISSING,
+        FaultKind.SEAL_MISMATCH,
     }
 )
 UNFIT_FAULTS = INTEGRITY_FAULTS | {FaultKind.STORAGE_ERROR}
@@ -115,12 +121,12 @@ def is_verified(record: NodeRecord, report: NodeReport) -> bool:
 
 def carries_integrity_fault(record: NodeRecord, report: NodeReport) -> bool:
     """An unresolved integrity fault, journalled or just seen."""
-    return any(fault.kind in INTEGRITY_FAULTS for fault in (*record.faults, *report.faults))
+    return any(fault.kind in INTEGRITY_FAULTS and fault.is_proof for fault in (*record.faults, *report.faults))
 
 
 def is_unfit(record: NodeRecord, report: NodeReport) -> bool:
     """An unresolved integrity fault, or an error of its disk, journalled or just seen."""
-    return any(fault.kind in UNFIT_FAULTS for fault in (*record.faults, *report.faults))
+    return any(fault.kind in UNFIT_FAULTS and fault.is_proof for fault in (*record.faults, *report.faults))
 
 
 def wal_end(report: NodeReport) -> int:

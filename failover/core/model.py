@@ -53,6 +53,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A standby that runs without streaming for so long is started anew; after the second time it is rebuilt."""
     start_failures_max: int = 5
     """A standby that is not eligible and whose start fails so often is rebuilt."""
+    alarm_only: tuple[FaultKind, ...] = ()
+    """Faults of a primary for which nothing is promoted: a person decides."""
     observe_only: bool = False
 
 

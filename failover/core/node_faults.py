@@ -23,7 +23,7 @@ def note_faults(state: State, observation: Observation) -> State:
     for name in sorted(state.nodes):
         report = observation.nodes.get(name)
         seen = [*(report.faults if report is not None else ()), *_seen_by_servers(state, observation, name)]
-        lasting = [fault for fault in seen if fault.kind in UNFIT_FAULTS]
+        lasting = [fault for fault in seen if fault.kind in UNFIT_FAULTS and fault.is_proof]
         faults = _merged(state.nodes[name].faults, lasting)
         if faults != state.nodes[name].faults:
             state = with_node(state, name, faults=faults)
@@ -31,10 +31,11 @@ def note_faults(state: State, observation: Observation) -> State:
 
 
 def convicting_faults(context: Context, name: str) -> tuple[Fault, ...]:
-    """Faults for which this node must not go on as primary, oldest first."""
+    """Faults for which this node must not go on as primary, oldest first; not those for which the policy wants an alarm only."""
     report = context.report(name)
     faults = (*context.record(name).faults, *(report.faults if report is not None else ()))
-    return tuple(fault for fault in faults if fault.kind in CONVICTING)
+    kinds = CONVICTING - set(context.policy.alarm_only)
+    return tuple(fault for fault in faults if fault.kind in kinds and fault.is_proof)
 
 
 def damaged_places(record: NodeRecord) -> tuple[Place, ...]:

@@ -49,7 +49,7 @@ def _disk(kind: str, *ops: str, **more: int) -> _Make:
 
     def make(random: Random) -> tuple[Step, ...]:
         fault = {"kind": kind, "op": random.choice(ops), "files": random.choice(_DISK_FILES), **more}
-        if random.random() < 0.3:
+        if random.random() < 0.3 and "count" not in fault:
             fault |= {"probability": 0.2, "seed": random.randrange(1 << 16)}
         return (Disk(node=_node(random), fault=fault),)
 
@@ -192,7 +192,7 @@ def _scenario(number: int, name: str, random: Random) -> Scenario:
         name=f"{number:03d} {name}",
         why="Drawn from the catalogue: what nobody thought of comes first.",
         steps=CLASSES[name](random),
-        load=Load(rate=40.0, before_s=2.0, lasts_s=4.0),
+        load=Load(rate=50.0, before_s=3.0, lasts_s=4.0),
         expect=Expect(
             verdicts=(ANY_VERDICT,), new_primary="either", gap_ms_max=_GAP_MS_MAX, healthy_within_s=_HEALTHY_WITHIN_S
         ),

@@ -130,3 +130,27 @@ def test_damage_of_a_standby_takes_away_that_it_may_be_promoted_and_is_kept_when
     world.nodes["a"].die()
     _, decision = decide(state, world.observe(), POLICY)
     assert not any(isinstance(action.op, Promote) for action in decision.actions)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.PAGE_CORRUPT, FaultKind.STORAGE_ERROR])
+def test_a_suspicion_raises_an_alarm_and_nobody_is_replaced_or_passed_over_for_it(kind: FaultKind) -> None:
+    world = healthy()
+    suspicion = msgspec.structs.replace(fault(kind, PLACE), confidence=0.5)
+    for node in ("a", "b"):
+        state, decision = decide(world.store, seen(world, node, suspicion), POLICY)
+        assert decision.actions == ()
+        assert state.nodes[node].faults == ()
+        assert state.nodes["b"].eligible
+        assert any(alarm.name == f"suspected_{node}" for alarm in state.alarms)
+    state, decision = decide(state, world.observe(), POLICY)
+    assert not any(alarm.name.startswith("suspected") for alarm in state.alarms), "it is over"
+
+
+def test_the_policy_may_leave_a_kind_of_fault_to_a_person() -> None:
+    world = healthy()
+    policy = Policy(alarm_only=(FaultKind.VM_CORRUPT,))
+    state, decision = decide(world.store, seen(world, "a", fault(FaultKind.VM_CORRUPT)), policy)
+    assert decision.actions == ()
+    assert any(alarm.name == "damaged_a" for alarm in state.alarms)
+    _state, decision = decide(world.store, seen(world, "a", fault(FaultKind.PAGE_CORRUPT)), policy)
+    assert decision.kind.startswith("failover")

@@ -1,0 +1,119 @@
+"""pg_control and WAL, which PostgreSQL reads only when it starts: looked at while it runs (DESIGN section 5, WAL).
+
+pg_control: its CRC, and that it never goes back. WAL: every record from the last checkpoint's on, as recovery would read it; only
+an error before what is flushed is damage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from replication.control_file import ControlData, read_control
+from replication.errors import ActionFailed
+from replication.local_node import LocalNode
+from replication.model import WAL_SEGMENT_BYTES, DataDirectory, FaultKind, Place, format_lsn, parse_lsn
+from replication.scrub.findings import Findings
+from replication.tools import run_tool
+from replication.wal_files import segment_name, segment_start
+
+_AGAIN, _PAUSE_S = 3, 0.1
+_WINDOW_BYTES = 16 * 1024 * 1024
+_WALDUMP_S = 30.0
+_STOPPED_AT = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+): (.*)")
+_CONTROL = Place(path="global/pg_control")
+
+
+class ControlWatch:
+    """`look` now and then. Raises nothing but cancellation: what it cannot read yet is looked at the next time."""
+
+    def __init__(self, local: LocalNode, findings: Findings) -> None:
+        self._local = local
+        self._findings = findings
+        self._copy: int | None = None
+        self._highest = 0
+        self._wal_at = 0
+
+    async def look(self) -> None:
+        """pg_control, then the next stretch of WAL."""
+        if self._local.memory.data is not DataDirectory.PRESENT or self._local.memory.doing is not None:
+            return
+        if self._copy != self._local.state.rebuilt_revision:
+            self._copy, self._highest, self._wal_at = self._local.state.rebuilt_revision, 0, 0
+        control = await self._control()
+        if control is not None:
+            await self._wal(control)
+
+    async def _control(self) -> ControlData | None:
+        """It is written in place, so one bad reading is none: PostgreSQL's own tools read it again too."""
+        said = ""
+        for _ in range(_AGAIN):
+            try:
+                found = await read_control(self._local.node)
+            except ActionFailed as error:
+                said = error.sentence
+            else:
+                if found.checkpoint_lsn >= self._highest:
+                    self._highest = found.checkpoint_lsn
+                    return found
+                said = (
+                    f"its checkpoint went back from {format_lsn(self._highest)} to {format_lsn(found.checkpoint_lsn)}"
+                )
+            await asyncio.sleep(_PAUSE_S)
+        if "CRC" in said or "went back" in said:
+            self._findings.add(
+                FaultKind.CONTROL_CORRUPT,
+                f"pg_control is damaged: {said}",
+                what="pg_control, read from the disk",
+                value=said,
+                places=(_CONTROL,),
+            )
+        return None
+
+    async def _wal(self, control: ControlData) -> None:
+        facts = self._local.memory.sql.facts
+        end = None if facts is None else (facts.replay_lsn if facts.in_recovery else facts.flush_lsn)
+        if facts is None or end is None or control.timeline != facts.timeline:
+            return  # right after a promotion the last checkpoint is the old timeline's
+        start = max(self._wal_at, segment_start(control.redo_lsn))
+        stop = min(end, start + _WINDOW_BYTES)
+        self._wal_at = 0 if stop >= end else stop
+        if start >= stop:
+            return
+        bad = await self._first_error(facts.timeline, start, stop)
+        if bad is None or not start <= bad[0] < stop:
+            return
+        place = Place(path=f"pg_wal/{segment_name(facts.timeline, bad[0] // WAL_SEGMENT_BYTES)}")
+        self._findings.add(
+            FaultKind.WAL_CORRUPT,
+            f"its WAL cannot be read at {format_lsn(bad[0])}, below {format_lsn(end)}, where it is flushed: a restart would end there",
+            what="pg_waldump",
+            value=f"{format_lsn(bad[0])}: {bad[1]}",
+            places=(place,),
+        )
+
+    async def _first_error(self, timeline: int, start: int, stop: int) -> tuple[int, str] | None:
+        """Where pg_waldump stops, twice: a segment may be recycled while it reads."""
+        found = None
+        for _ in range(2):
+            try:
+                said = await run_tool(
+                    self._local.node.installation.command(
+                        "pg_waldump",
+                        f"--path={self._local.node.data_dir / 'pg_wal'}",
+                        f"--timeline={timeline}",
+                        f"--start={format_lsn(start)}",
+                        f"--end={format_lsn(stop)}",
+                        "--quiet",
+                    ),
+                    deadline_s=_WALDUMP_S,
+                    warnings=True,
+                    codes=(0, 1),
+                )
+            except ActionFailed:
+                return None
+            stopped = _STOPPED_AT.search(said.decode(errors="replace"))
+            if stopped is None:
+                return None
+            found = parse_lsn(stopped[1]), stopped[2].strip()
+        return found

@@ -1,0 +1,58 @@
+"""Everything that an agent looks for by itself, each in a loop of its own, none of which can hold up another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from replication.local_node import LocalNode
+from replication.scrub.control import ControlWatch
+from replication.scrub.findings import Findings
+from replication.scrub.kernel_watch import KernelWatch
+from replication.scrub.page_service import PageScrub
+from replication.scrub.relation_checks import RelationChecks
+
+_REST_S_MIN = 1.0
+
+
+class Scrub:
+    """Use `run` in a task group. `latency_ms`: of this node's last commit."""
+
+    def __init__(
+        self,
+        local: LocalNode,
+        publish: Callable[[str], None],
+        latency_ms: Callable[[], int | None],
+    ) -> None:
+        findings = Findings(local.memory, publish)
+        self.pages = PageScrub(local, findings, latency_ms)
+        self._settings = local.node.settings
+        self._control = ControlWatch(local, findings)
+        self._relations = RelationChecks(local, findings)
+        self._kernel = KernelWatch(local, findings)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._kernel.begin()
+        try:
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(self.pages.run(), name="scrub-pages")
+                loops.create_task(self._every(self._control.look), name="scrub-control")
+                loops.create_task(self._every(self._kernel.look), name="scrub-kernel")
+                loops.create_task(self._within_share(self._relations.look), name="scrub-relations")
+        finally:
+            self._kernel.close()
+
+    async def _every(self, look: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(self._settings.checks_every_s)
+            await look()
+
+    async def _within_share(self, look: Callable[[], Awaitable[None]]) -> None:
+        """At most this share of the time, and never without a rest."""
+        while True:
+            began_s = time.monotonic()
+            await look()
+            took_s = time.monotonic() - began_s
+            await asyncio.sleep(max(_REST_S_MIN, took_s / self._settings.relation_checks_share))
