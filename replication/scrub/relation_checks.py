@@ -43,6 +43,7 @@ FROM (SELECT t_ctid FROM pg_check_visible($1::bigint::oid::regclass)
       UNION ALL SELECT t_ctid FROM pg_check_frozen($1::bigint::oid::regclass)) AS bad GROUP BY 1 ORDER BY 1 LIMIT 5
 """
 _GIN_SINCE = 18
+_FIRST_NORMAL_OID = 16_384  # src/include/access/transam.h, FirstNormalObjectId
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -60,9 +61,14 @@ class Target(msgspec.Struct, frozen=True):
         return Place(path=self.path)
 
 
-def next_target(targets: Iterable[Target], looked: dict[int, float]) -> Target | None:
-    """The one that was looked at longest ago, or never. Pure."""
-    return min(targets, key=lambda target: (looked.get(target.oid, -1.0), target.oid), default=None)
+def next_target(targets: Iterable[Target], looked: dict[int, int], turn: int) -> Target | None:
+    """The one that was looked at longest ago, or never: four times out of five of the bookings' own, then of PostgreSQL's
+    catalogs. Pure."""
+    catalogs, own = [], []
+    for target in targets:
+        (own if target.oid >= _FIRST_NORMAL_OID else catalogs).append(target)
+    chosen = (catalogs or own) if turn % 5 == 0 else (own or catalogs)
+    return min(chosen, key=lambda target: (looked.get(target.oid, -1), target.oid), default=None)
 
 
 class RelationChecks:
@@ -71,8 +77,8 @@ class RelationChecks:
     def __init__(self, local: LocalNode, findings: Findings) -> None:
         self._local = local
         self._findings = findings
-        self._looked: dict[int, float] = {}
-        self._turn = 0.0
+        self._looked: dict[int, int] = {}
+        self._turn = 0
 
     async def look(self) -> None:
         """One relation: its file, its structure, its visibility map."""
@@ -98,10 +104,10 @@ class RelationChecks:
 
     async def _next(self, connection: asyncpg.Connection) -> None:
         targets = [Target(**dict(row)) for row in await connection.fetch(_RELATIONS)]
-        target = next_target(targets, self._looked)
+        self._turn += 1
+        target = next_target(targets, self._looked, self._turn)
         if target is None:
             return
-        self._turn += 1
         self._looked[target.oid] = self._turn
         self._looked = {oid: turn for oid, turn in self._looked.items() if any(one.oid == oid for one in targets)}
         await self._file(connection, target)

@@ -13,7 +13,7 @@ from replication.scrub.kernel_watch import KernelWatch
 from replication.scrub.page_service import PageScrub
 from replication.scrub.relation_checks import RelationChecks
 
-_REST_S_MIN = 1.0
+_REST_S_MIN = 0.2
 
 
 class Scrub:

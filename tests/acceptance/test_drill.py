@@ -106,6 +106,7 @@ async def test_a_deployment_is_drilled_only_when_it_says_so_and_goes_on_afterwar
         url = cluster.ready.controller
         done = await asyncio.to_thread(locum, "drill", "run", "sigkill-server", "--against", url)
         assert (done.returncode, "not marked as a drill target" in done.stderr) == (1, True), done.stderr
+    (tmp_path / "marked").mkdir()
     async with running(tmp_path / "marked", "--drill-target", "--demo-practitioners", "40") as cluster:
         url = cluster.ready.controller
         await cluster.wait_until(lambda view: view["phase"] == "healthy")
