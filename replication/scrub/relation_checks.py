@@ -64,7 +64,8 @@ class Target(msgspec.Struct, frozen=True):
 def next_target(targets: Iterable[Target], looked: dict[int, int], turn: int) -> Target | None:
     """The one that was looked at longest ago, or never: four times out of five of the bookings' own, then of PostgreSQL's
     catalogs. Pure."""
-    catalogs, own = [], []
+    catalogs: list[Target] = []
+    own: list[Target] = []
     for target in targets:
         (own if target.oid >= _FIRST_NORMAL_OID else catalogs).append(target)
     chosen = (catalogs or own) if turn % 5 == 0 else (own or catalogs)
