@@ -28,6 +28,7 @@ from server.database import Database
 from server.errors import ReceiptsUnreadable, ServerError
 from server.evidence import Evidence
 from server.follow import follow
+from server.guard import Guard
 from server.idempotency import InFlight
 from server.metrics import Metrics
 from server.receipt_check import ReceiptChecker
@@ -79,15 +80,20 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
         checker = ReceiptChecker(database, receipts, evidence)
         evidence.held = lambda: database.held
         replay = Replay(database, evidence, metrics, settings.lease_ttl_ms)
-        shared = Context(settings, rules or Rules(), database, replay, InFlight(), metrics, receipts)
+        guard = Guard(database, receipts, evidence, spawn, checker.check_again)
+        shared = Context(settings, rules or Rules(), database, replay, InFlight(), metrics, receipts, guard)
         ready = health.Ready(database, settings)
         _watch(metrics, database, evidence, receipts)
+        metrics.watch(
+            "locum_server_rows_refused", "Rows that were not served: not as acknowledged.", lambda: guard.refused
+        )
         app = make_app(shared, ready)
         routes_internal.add(app, token, database, receipts, checker)
         try:
             async with listening(app, settings.listen_host, settings.listen_port, shutdown_ms=_DRAIN_MS):
                 _start(spawn, session, token, shared, evidence, ready)
                 spawn(checker.run())
+                spawn(guard.run())
                 yield shared
         finally:
             for task in running:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from server.database import Database
 from server.errors import Refusal
+from server.guard import Guard
 from server.idempotency import InFlight
 from server.metrics import Metrics
 from server.receipts import Receipts
@@ -29,6 +30,7 @@ class Context(msgspec.Struct, frozen=True):
     in_flight: InFlight
     metrics: Metrics
     receipts: Receipts
+    guard: Guard
 
 
 KEY: web.AppKey[Context] = web.AppKey("context", Context)

@@ -126,6 +126,15 @@ class Evidence(Watcher):
         self._note_fault(kind, sentence, str(error.sqlstate), error.place)
         self._news.set()
 
+    def row_wrong(self, kind: model.FaultKind, sentence: str, value: str) -> None:
+        """The read guard has proof: what this term's primary shows is not what was acknowledged."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        seen = model.Evidence(
+            what="receipt against row, on both nodes", by=f"server {self._server}", at=now, value=value
+        )
+        self._faults.setdefault(kind, Fault(kind, 0.95, now, sentence, (seen,)))
+        self._news.set()
+
     def flight_changed(self, by: int) -> None:
         """Client writes that were sent and not answered; none left in a switchover is worth a report at once."""
         self.writes_in_flight += by

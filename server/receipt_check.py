@@ -56,6 +56,10 @@ class ReceiptChecker:
         away = self._database.losses != self._checked_losses
         return pool.endpoint.term != self._checked_term or away or self._asked.is_set()
 
+    def check_again(self) -> None:
+        """Somebody doubts: compare all of them soon. Nobody waits."""
+        self._asked.set()
+
     async def ask(self, until_s: float) -> ReceiptCheck:
         """The result of a check that begins after this. Raises NoConnection when none ended by `until_s`."""
         wanted = self._begun + 1

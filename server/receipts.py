@@ -50,6 +50,8 @@ class Receipts:
         self._seal = seal
         self._changed = changed
         self._newest: dict[str, Receipt] = {}
+        self._known_s: dict[str, float] = {}
+        """Since when the newest version is known (time.monotonic)."""
         self._seen_at: dict[str, Noted] = {}
         """Where the WAL was flushed to when the newest version of a row had been seen on a primary."""
         self._in_file: dict[int, dict[str, int]] = {}
@@ -87,6 +89,11 @@ class Receipts:
         """The newest receipt of each id."""
         return list(self._newest.values())
 
+    def known_before(self, name: str, moment_s: float) -> Receipt | None:
+        """The newest receipt of an id, when it was known before this moment: a question that began then must show it."""
+        receipt = self._newest.get(name)
+        return receipt if receipt is not None and self._known_s[name] < moment_s else None
+
     def seen(self, checked: Iterable[Receipt], noted: Noted) -> None:
         """These rows were found on the primary: all of them lie below what it had flushed afterwards."""
         for receipt in checked:
@@ -103,6 +110,7 @@ class Receipts:
             for name, version in members.items():
                 if name in self._newest and self._newest[name].version <= version:
                     del self._newest[name]
+                    del self._known_s[name]
                     self._seen_at.pop(name, None)
             _log.info("server.receipts_certified", file=number, receipts=len(members))
 
@@ -119,6 +127,7 @@ class Receipts:
         known = self._newest.get(receipt.id)
         if known is None or receipt.version > known.version:
             self._newest[receipt.id] = receipt
+            self._known_s[receipt.id] = time.monotonic()
             self._seen_at.pop(receipt.id, None)
 
     def _note(self, number: int, receipt: Receipt) -> None:

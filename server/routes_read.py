@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from aiohttp import web
 from server import context, fhir, searching, store
 from server.errors import Refusal
 from server.identity import check_id, parse_uuid
+from server.link import Link
 from server.responses import base_url, etag, fhir_response, stale_header
 from server.scheduling import window_fault
 
@@ -26,7 +28,8 @@ async def read_appointment(request: web.Request) -> web.StreamResponse:
     found = parse_uuid(request.match_info["id"])
     if found is None:
         raise _unknown(request)
-    answer = await context.of(request).replay.read(store.query(store.APPOINTMENT, found), until_s)
+    statement = _guarded(request, str(found), store.APPOINTMENT, found)
+    answer = await context.of(request).replay.read(statement, until_s)
     if not answer.value:
         raise _unknown(request)
     row = store.decode_appointment(answer.value[0]["row"])
@@ -43,7 +46,9 @@ async def search_appointments(request: web.Request) -> web.StreamResponse:
     part = searching.page(query)
     low, high = searching.bounds(query.getall("date", []))
     patient, practitioner, location = _actors(query)
-    statement = store.query(
+    statement = _guarded(
+        request,
+        None,
         store.APPOINTMENTS,
         patient,
         practitioner,
@@ -139,6 +144,19 @@ async def read_patient(request: web.Request) -> web.StreamResponse:
     if not answer.value:
         raise _unknown(request)
     return fhir_response(fhir.patient(answer.value[0]), headers=stale_header(answer.stale_s))
+
+
+def _guarded(request: web.Request, wanted: str | None, sql: str, *args: object) -> Any:
+    """A read of appointments whose rows are checked against the receipts before they are answered."""
+    guard = context.of(request).guard
+
+    async def run(link: Link, deadline_s: float) -> list[Any]:
+        began_s = time.monotonic()
+        rows = await link.fetch(sql, *args, deadline_s=deadline_s)
+        guard.check(link, rows, began_s, wanted=wanted)
+        return rows
+
+    return run
 
 
 def _actors(query: Any) -> tuple[str | None, str | None, str | None]:

@@ -50,7 +50,10 @@ ORDER BY starts_at, practitioner_id LIMIT $6 OFFSET $7
 
 SLOT_TIME = "SELECT starts_at, ends_at FROM slot WHERE id = $1"
 
-APPOINTMENT = "SELECT to_jsonb(f)::text AS row FROM appointment_full f WHERE f.id = $1"
+APPOINTMENT = """
+SELECT to_jsonb(f)::text AS row, f.id, f.version, locum_digest(a) AS digest
+FROM appointment_full f JOIN appointment a ON a.id = f.id WHERE f.id = $1
+"""
 
 WARM_UP = (
     "SELECT to_jsonb(f)::text AS row FROM appointment_full f LIMIT 1",
@@ -60,7 +63,8 @@ WARM_UP = (
 faster."""
 
 APPOINTMENTS = """
-SELECT to_jsonb(f)::text AS row, count(*) OVER () AS total FROM appointment_full f
+SELECT to_jsonb(f)::text AS row, count(*) OVER () AS total, f.id, f.version, locum_digest(a) AS digest
+FROM appointment_full f JOIN appointment a ON a.id = f.id
 WHERE ($1::text IS NULL OR f.patient_id = $1) AND ($2::text IS NULL OR f.practitioner_id = $2)
   AND ($3::text IS NULL OR f.location_id = $3) AND (cardinality($4::text[]) = 0 OR f.status = ANY ($4))
   AND ($5::timestamptz IS NULL OR f.starts_at >= $5) AND ($6::timestamptz IS NULL OR f.starts_at < $6)

@@ -14,7 +14,7 @@ import msgspec
 from failover.core.commands import hold_fences, obey
 from failover.core.context import Context, Plan
 from failover.core.failing_over import close_incident, replace_dead_primary, see_promotion_through
-from failover.core.incident import note_damage, note_receipts
+from failover.core.incident import note_damage, note_receipts, note_standby_damage
 from failover.core.invariants import InvariantViolation, check_plan, check_step
 from failover.core.model import Decision, Observation, Pending, Policy, Reply, State
 from failover.core.opening import open_primary
@@ -38,6 +38,7 @@ RULES: tuple[Callable[[Context], Plan | None], ...] = (
     shrink,
     note_receipts,
     tend_standby,
+    note_standby_damage,
     close_incident,
 )
 

@@ -10,7 +10,7 @@ from failover.core.context import STOPPED, Context
 from failover.core.model import RuledOut, Silence, Verdict
 from failover.core.node_faults import convicting_faults
 from replication.actions import Stop
-from replication.model import Cause, Evidence, FaultKind, NodeReport
+from replication.model import Cause, Evidence, Fault, FaultKind, NodeReport
 
 _FRESH_SERVER_MS = 1_500
 _HEARTBEATS_UNMOVED = 2
@@ -54,8 +54,16 @@ def _from_its_agent(context: Context, name: str, report: NodeReport) -> Verdict 
 def _from_faults(context: Context, name: str, report: NodeReport | None) -> Verdict | None:
     """What PostgreSQL said of its own disk and pages, or a disk probe, convicts without another witness."""
     fault = next(iter(convicting_faults(context, name)), None)
-    if fault is None:
-        return None
+    return None if fault is None else _convicted(name, report, fault)
+
+
+def diagnose_standby(context: Context, name: str) -> Verdict | None:
+    """What is journalled against a standby: it cannot be promoted until it was rebuilt, and a person should know why."""
+    fault = next((fault for fault in context.record(name).faults if fault.is_proof), None)
+    return None if fault is None else _convicted(name, context.report(name), fault)
+
+
+def _convicted(name: str, report: NodeReport | None, fault: Fault) -> Verdict:
     ruled = [
         RuledOut(Cause.NETWORK, f"{fault.evidence[0].by if fault.evidence else 'the node'} had the error as an answer")
     ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from failover.core.context import Context, Plan
-from failover.core.diagnose import diagnose_primary
+from failover.core.diagnose import diagnose_primary, diagnose_standby
 from failover.core.model import IncidentEvent, State, Verdict
 from failover.core.node_faults import convicting_faults
 from failover.core.receipts import checked_receipts, is_whole, sentence_of
@@ -70,3 +70,16 @@ def note_damage(context: Context) -> Plan | None:
         return None
     state, _, events = open_incident(context, context.state, verdict)
     return Plan("incident.opened", verdict.sentence, state, events=events)
+
+
+def note_standby_damage(context: Context) -> Plan | None:
+    """A standby carries proved damage: the rules of its own life rebuild it, and the record begins."""
+    state = context.state
+    if state.incident is not None or state.transition is not None or state.primary is None:
+        return None
+    for name in context.others(state.primary):
+        verdict = diagnose_standby(context, name)
+        if verdict is not None:
+            opened, _, events = open_incident(context, state, verdict)
+            return Plan("incident.opened", verdict.sentence, opened, events=events)
+    return None

@@ -154,3 +154,19 @@ def test_the_policy_may_leave_a_kind_of_fault_to_a_person() -> None:
     assert any(alarm.name == "damaged_a" for alarm in state.alarms)
     _state, decision = decide(world.store, seen(world, "a", fault(FaultKind.PAGE_CORRUPT)), policy)
     assert decision.kind.startswith("failover")
+
+
+def test_a_damaged_standby_loses_its_eligibility_first_and_then_an_incident_names_it() -> None:
+    world = healthy()
+    state, kinds = world.store, []
+    for _ in range(8):
+        busy = seen(world, "b", fault(FaultKind.PAGE_CORRUPT, PLACE))
+        state, decision = decide(state, busy, POLICY)
+        kinds.append(decision.kind)
+        if state.incident is not None:
+            break
+    assert kinds[:2] == ["standby.rebuild_needed", "standby.disqualified"]
+    assert kinds[-1] == "incident.opened"
+    assert state.incident_verdict is not None
+    assert (state.incident_verdict.node, state.incident_verdict.kind) == ("b", FaultKind.PAGE_CORRUPT)
+    assert "block 3" in state.incident_verdict.sentence

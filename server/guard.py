@@ -1,0 +1,162 @@
+"""The read guard: every answer against the receipts, and every receipt against the database, all the time.
+
+A row that is missing, older or altered, although somebody was told of it, is not served: the request is held, as for a
+primary that died. Guilty is the primary only when its standby has the row as it was acknowledged: that is proof, and told to the
+controller at once. Where the standby has it neither, nobody is replaced for it, and the alarm of lost receipts names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from replication.model import FaultKind, Receipt, Role
+from server import store
+from server.database import Database
+from server.errors import NotServing, TryAgain
+from server.evidence import Evidence
+from server.link import Link
+from server.pool import Pool, Spawn
+from server.receipts import Receipts
+
+_log = structlog.get_logger()
+
+_PATROL_EVERY_S = 0.5
+_PATROL_RECEIPTS = 200
+_ASK_S = 2.0
+_STANDBY_FOLLOWS_S = 2.0
+_AGAIN_S = 0.1
+
+
+class WrongAnswer(NotServing):
+    """The node gave a row that is not what was acknowledged: it is not served."""
+
+
+def why_wrong(receipt: Receipt, version: int | None, digest: str | None) -> str | None:
+    """`missing`, `older` or `altered`; None for a row that is as it was acknowledged, or newer. Pure."""
+    if version is None:
+        return "missing"
+    if version < receipt.version:
+        return "older"
+    return "altered" if version == receipt.version and digest != receipt.digest else None
+
+
+class Guard:
+    """`check` every row that is about to be answered; `run` the patrol. `doubted` is told when no node has a row."""
+
+    def __init__(
+        self, database: Database, receipts: Receipts, evidence: Evidence, spawn: Spawn, doubted: Callable[[], None]
+    ) -> None:
+        self.refused = 0
+        self.convicted = 0
+        self._database = database
+        self._receipts = receipts
+        self._evidence = evidence
+        self._spawn = spawn
+        self._doubted = doubted
+        self._asking: set[str] = set()
+        self._given_up: dict[str, int] = {}
+        """Versions that no node has: a person was told."""
+        self._at = 0
+
+    def check(self, link: Link, rows: Sequence[Any], began_s: float, *, wanted: str | None = None) -> None:
+        """Rows with id, version and digest, that this link gave for a question which began then (time.monotonic); `wanted`:
+        the one that was asked for. A standby may be behind, and is judged by the seal alone. Raises WrongAnswer."""
+        shown = {str(row["id"]): row for row in rows}
+        for name in dict.fromkeys([*shown, *([wanted] if wanted is not None else [])]):
+            receipt = self._receipts.known_before(name, began_s)
+            if receipt is None:
+                continue
+            row = shown.get(name)
+            why = why_wrong(receipt, row["version"] if row else None, row["digest"] if row else None)
+            if why is None or (why != "altered" and link.endpoint.role is not Role.PRIMARY):
+                continue
+            self.refused += 1
+            if link.endpoint.role is Role.PRIMARY:
+                self._suspect(receipt)
+            raise WrongAnswer(f"{link.endpoint.name} shows an appointment that is {why}: it is not served")
+
+    async def run(self) -> None:
+        """Compare receipts with the primary, some at a time, until cancelled."""
+        while True:
+            await asyncio.sleep(_PATROL_EVERY_S)
+            pool = self._database.primary
+            if pool is None:
+                continue
+            for receipt in await self._wrong(pool, self._next()):
+                self._suspect(receipt)
+
+    def _next(self) -> list[Receipt]:
+        receipts = self._receipts.newest()
+        if self._at >= len(receipts):
+            self._at = 0
+        part = receipts[self._at : self._at + _PATROL_RECEIPTS]
+        self._at += len(part)
+        return part
+
+    async def _wrong(self, pool: Pool, receipts: list[Receipt]) -> list[Receipt]:
+        """Those that this node does not bear out; none when it cannot be asked now."""
+        asked = msgspec.json.encode([{"id": one.id, "version": one.version, "digest": one.digest} for one in receipts])
+        try:
+            async with pool.link(_ASK_S) as link:
+                rows = await link.fetch(store.MISSING, asked.decode(), deadline_s=_ASK_S)
+        except TryAgain:
+            return []
+        wrong = {str(row["id"]) for row in rows}
+        return [one for one in receipts if one.id in wrong]
+
+    def _suspect(self, receipt: Receipt) -> None:
+        if receipt.id not in self._asking and self._given_up.get(receipt.id, 0) < receipt.version:
+            self._asking.add(receipt.id)
+            self._spawn(self._confirm(receipt))
+
+    async def _confirm(self, receipt: Receipt) -> None:
+        try:
+            pool = self._database.primary
+            if pool is None or not await self._wrong(pool, [receipt]):
+                return
+            if await self._standby_has(receipt):
+                if await self._wrong(pool, [receipt]) and not pool.is_closed:
+                    self._convict(pool, receipt, await self._why(pool, receipt))
+            elif not pool.is_closed:
+                _log.error("server.row_nowhere", node=pool.endpoint.name)
+                self._given_up[receipt.id] = receipt.version
+                self._doubted()
+        finally:
+            self._asking.discard(receipt.id)
+
+    async def _standby_has(self, receipt: Receipt) -> bool:
+        """It may have to replay up to there first."""
+        until_s = time.monotonic() + _STANDBY_FOLLOWS_S
+        while time.monotonic() < until_s:
+            standby = self._database.standby()
+            if standby is not None and await self._answers_right(standby, receipt):
+                return True
+            await asyncio.sleep(_AGAIN_S)
+        return False
+
+    async def _answers_right(self, pool: Pool, receipt: Receipt) -> bool:
+        why = await self._why(pool, receipt)
+        return why is None
+
+    async def _why(self, pool: Pool, receipt: Receipt) -> str | None:
+        """What is wrong with this row there. A node that does not answer bears nothing out: `unknown`."""
+        asked = msgspec.json.encode([{"id": receipt.id, "version": receipt.version, "digest": receipt.digest}])
+        try:
+            async with pool.link(_ASK_S) as link:
+                rows = await link.fetch(store.MISSING, asked.decode(), deadline_s=_ASK_S)
+        except TryAgain:
+            return "unknown"
+        return str(rows[0]["why"]) if rows else None
+
+    def _convict(self, pool: Pool, receipt: Receipt, why: str | None) -> None:
+        kind = FaultKind.SEAL_MISMATCH if why == "altered" else FaultKind.ROW_MISSING
+        self.convicted += 1
+        sentence = f"an acknowledged appointment is {why} on {pool.endpoint.name}, and its standby has it as it was acknowledged"
+        _log.error("server.row_wrong", node=pool.endpoint.name, why=why)
+        self._evidence.row_wrong(kind, sentence, f"appointment {receipt.id}, version {receipt.version}")

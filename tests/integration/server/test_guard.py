@@ -1,0 +1,113 @@
+"""The read guard: what was acknowledged is served as it was acknowledged, or not at all; guilty is who is proved to be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from replication.model import FaultKind
+from tests.integration.server.clinic import Clinic, Node, by_resource, clinic, only, standby_of
+
+FORGERIES = {
+    "altered": "UPDATE appointment SET comment = 'forged' WHERE id = $1",
+    "older": "UPDATE appointment SET version = 1, status = 'booked' WHERE id = $1",
+    "missing": "DELETE FROM appointment WHERE id = $1",
+}
+
+
+@asynccontextmanager
+async def with_standby(it: Clinic, root: Path) -> AsyncIterator[Node]:
+    """A standby that the topology calls proved."""
+    standby = await standby_of(it.node, root)
+    try:
+        await standby.start(1)
+        it.publish(1, it.node, standbys=(standby,))
+        yield standby
+    finally:
+        await standby.kill()
+
+
+async def changed_appointment(it: Clinic) -> str:
+    """One that was booked, then cancelled: its id."""
+    (slot,) = await it.proposals(1)
+    made = only((await it.book(slot, "ada"))[1])
+    assert (await it.call("/fhir/Appointment/$book", by_resource(made, status="cancelled")))[0] == 200
+    return str(made["id"])
+
+
+async def replayed(standby: Node, appointment: str, version: int) -> None:
+    async with standby.sql() as connection, asyncio.timeout(10):
+        query = "SELECT version FROM appointment WHERE id = $1"
+        while await connection.fetchval(query, appointment) != version:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+async def test_a_wrong_row_is_not_served_and_the_standby_that_has_it_right_is_proof(
+    tmp_path: Path, forgery: str
+) -> None:
+    """Replay is paused, so that what is done to the primary behind the server's back stays the primary's alone."""
+    async with clinic(tmp_path, request_deadline_ms=1_500) as it, with_standby(it, tmp_path) as standby:
+        appointment = await changed_appointment(it)
+        await replayed(standby, appointment, 2)
+        async with standby.sql() as connection:
+            await connection.execute("SELECT pg_wal_replay_pause()")
+        convicted = asyncio.create_task(it.wait_report(lambda report: report.faults, deadline_s=15))
+        async with it.node.sql() as connection:
+            await connection.execute(FORGERIES[forgery], appointment)
+        status, _, _ = await it.call(f"/fhir/Appointment/{appointment}")
+        assert status == 503, "neither the wrong row nor a 404"
+        (fault,) = (await convicted).faults
+        kind = FaultKind.SEAL_MISMATCH if forgery == "altered" else FaultKind.ROW_MISSING
+        assert (fault.kind, fault.is_proof) == (kind, True)
+        assert forgery in fault.sentence
+
+
+async def test_a_row_that_nobody_reads_is_found_by_the_patrol(tmp_path: Path) -> None:
+    async with clinic(tmp_path) as it, with_standby(it, tmp_path) as standby:
+        appointment = await changed_appointment(it)
+        await replayed(standby, appointment, 2)
+        async with standby.sql() as connection:
+            await connection.execute("SELECT pg_wal_replay_pause()")
+        convicted = asyncio.create_task(it.wait_report(lambda report: report.faults, deadline_s=15))
+        async with it.node.sql() as connection:
+            await connection.execute(FORGERIES["altered"], appointment)
+        assert (await convicted).faults[0].kind is FaultKind.SEAL_MISMATCH
+
+
+async def test_where_both_nodes_say_the_same_nobody_is_blamed_and_a_person_is_told(tmp_path: Path) -> None:
+    async with clinic(tmp_path, request_deadline_ms=1_500) as it, with_standby(it, tmp_path):
+        appointment = await changed_appointment(it)
+        told = asyncio.create_task(
+            it.wait_report(lambda report: report.receipts is not None and report.receipts.lost == 1, deadline_s=20)
+        )
+        async with it.node.sql() as connection:
+            await connection.execute(FORGERIES["missing"], appointment)
+        report = await told
+        assert report.receipts is not None
+        assert report.receipts.missing == (appointment,)
+        assert report.faults == ()
+
+
+async def test_what_is_right_is_served_and_never_suspected(tmp_path: Path) -> None:
+    """Bookings, changes and reads side by side, the patrol among them."""
+    async with clinic(tmp_path) as it, with_standby(it, tmp_path):
+        made = [only((await it.book(slot, f"p{n}"))[1]) for n, slot in enumerate(await it.proposals(30))]
+
+        async def cancel_and_read(number: int) -> None:
+            resource = made[number]
+            assert (await it.call("/fhir/Appointment/$book", by_resource(resource, status="cancelled")))[0] == 200
+            status, found, _ = await it.call(f"/fhir/Appointment/{resource['id']}")
+            assert (status, found["status"]) == (200, "cancelled")
+            assert (await it.call(f"/fhir/Appointment?patient=p{number}"))[0] == 200
+
+        for turn in range(3):
+            await asyncio.gather(*(cancel_and_read(number) for number in range(turn, 30, 3)))
+        report = await it.wait_report(lambda _report: True)
+        assert report.faults == ()
+        assert it.shared is not None
+        assert (it.shared.guard.refused, it.shared.guard.convicted) == (0, 0)
