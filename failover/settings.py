@@ -32,7 +32,7 @@ class DrillTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allows: tuple[str, ...] = ()
 
 
-class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The controller's own facts; `policy` overrides the core's limits and time-outs (failover/core/model.py)."""
 
     store_path: Path

@@ -47,6 +47,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     heartbeat_ms: int = 250
     replay_pause_max_ms: int = 1_000
     wall_clock_offset_ms: int = 0
+    scrub_enabled: bool = True
+    """Look for damage without being asked (replication/scrub)."""
     scrub_mb_per_s: float = 20.0
     scrub_latency_ms_max: int = 100
     """The scrub stands still while this node's own commits take longer."""

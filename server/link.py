@@ -42,6 +42,8 @@ _CONFLICTS = ("23P01", "40P01")
 _NOT_SERVING = ("53", "57", "58", "08", "XX", "25006", "28", "3D000", "40001", "55000", "42P01", "42883")
 """Classes and codes of a node that cannot serve now: full, shutting down, I/O, damaged, read-only, still closed."""
 _DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_TORN_ERRORS = (*_DRIVER_ERRORS, AttributeError)
+"""A connection that is dropped between two steps of a statement has no protocol any more: asyncpg then meets None."""
 """The last one is asyncpg's word for a server that said FATAL, a shutdown, between two messages of one statement."""
 CONNECT_ERRORS = (*_DRIVER_ERRORS, TimeoutError, NotServing, ConnectionLost)
 
@@ -112,13 +114,15 @@ class Link:
             raise ConnectionLost(f"{self.endpoint.name} did not answer within {deadline_s:.1f} s")
         try:
             return task.result()
-        except _DRIVER_ERRORS as error:
+        except _TORN_ERRORS as error:
+            if isinstance(error, AttributeError) and not self._connection.is_closed():
+                raise
             translated = self._translated(error)
             raise translated from (None if isinstance(translated, UnexpectedDatabaseError) else error)
 
     async def _abandon(self, task: asyncio.Future[Any]) -> None:
         self.terminate()
-        with contextlib.suppress(*_DRIVER_ERRORS):
+        with contextlib.suppress(*_TORN_ERRORS):
             await task
 
     def _translated(self, error: Exception) -> Exception:

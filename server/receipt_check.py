@@ -15,6 +15,7 @@ from server.errors import NoConnection, UnexpectedDatabaseError
 from server.evidence import Evidence
 from server.pool import Pool
 from server.receipts import Noted, Receipts
+from server.restore import restore
 from server.retries import checking
 
 _log = structlog.get_logger()
@@ -106,12 +107,20 @@ class ReceiptChecker:
         missing: list[str] = []
         for start in range(0, len(receipts), _BATCH):
             missing += await self._check_batch(pool, receipts[start : start + _BATCH])
+        restored = 0
+        if await restore(pool, self._receipts, missing):
+            wanted = set(missing)
+            again = await self._check_batch(
+                pool, [receipt for receipt in self._receipts.newest() if receipt.id in wanted]
+            )
+            restored, missing = len(missing) - len(again), again
         async with pool.link(_BATCH_DEADLINE_S) as link:
             rows = await link.fetch(store.DOUBLE_BOOKED, deadline_s=_BATCH_DEADLINE_S)
         return ReceiptCheck(
             term=pool.endpoint.term,
             acknowledged=len(receipts),
-            present=len(receipts) - len(missing),
+            present=len(receipts) - len(missing) - restored,
+            restored=restored,
             lost=len(missing),
             double_booked=int(rows[0]["found"]),
             missing=tuple(missing[:_MISSING_SHOWN_MAX]),

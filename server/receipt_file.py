@@ -106,6 +106,16 @@ class ReceiptFiles:
         self.prepare()
         return found, damage
 
+    def look_up(self, wanted: dict[str, int]) -> dict[str, Stored]:
+        """The stored receipts of these ids and versions, as far as their files still have them. May be called from any
+        thread."""
+        found: dict[str, Stored] = {}
+        for number in sorted(self._numbers()):
+            for stored in parse(self._path(number).read_bytes())[0]:
+                if wanted.get(stored.receipt.id) == stored.receipt.version:
+                    found[stored.receipt.id] = stored
+        return found
+
     def append(self, batch: Iterable[Stored]) -> int:
         """Write and sync: the number of the file in which they lie."""
         data = b"".join(map(frame, batch))

@@ -19,7 +19,7 @@ import structlog
 
 from replication.model import Receipt
 from server.receipt_file import FILE_BYTES, Damage, ReceiptFiles, Stored
-from server.seal import Seal
+from server.seal import Seal, SealBroken
 from server.store import Kept
 
 _log = structlog.get_logger()
@@ -88,6 +88,18 @@ class Receipts:
     def newest(self) -> list[Receipt]:
         """The newest receipt of each id."""
         return list(self._newest.values())
+
+    async def rows(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The acknowledged rows of these ids as JSON, decrypted; those that a file has lost are left out. Raises OSError."""
+        wanted = {name: self._newest[name].version for name in names if name in self._newest}
+        found = await asyncio.to_thread(self._files.look_up, wanted)
+        opened = {}
+        for name, stored in found.items():
+            try:
+                opened[name] = self._seal.open(stored.row, name)
+            except SealBroken as error:
+                _log.error("server.receipt_unreadable", error=str(error))
+        return opened
 
     def known_before(self, name: str, moment_s: float) -> Receipt | None:
         """The newest receipt of an id, when it was known before this moment: a question that began then must show it."""

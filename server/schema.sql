@@ -376,6 +376,36 @@ BEGIN
     RETURN locum_keep(p_key, p_id, 200);
 END $$;
 
+-- An acknowledged row as its receipt has it, put where the table has none, an older one, or an altered one. A newer row stays.
+-- A constraint may forbid it (23P01): then a person decides.
+CREATE OR REPLACE FUNCTION locum_restore(p_row jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM locum_know_patient(p_row ->> 'patient_id', p_row ->> 'patient_name');
+    INSERT INTO appointment AS a (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, comment,
+                                  hold_expires_at, created_at, updated_at)
+    VALUES ((p_row ->> 'id')::uuid, (p_row ->> 'version')::integer, p_row ->> 'status', (p_row ->> 'slot_id')::uuid,
+            p_row ->> 'practitioner_id', p_row ->> 'location_id', p_row ->> 'patient_id',
+            tstzrange((p_row ->> 'starts_at')::timestamptz, (p_row ->> 'ends_at')::timestamptz), p_row ->> 'comment',
+            (p_row ->> 'hold_expires_at')::timestamptz, (p_row ->> 'created_at')::timestamptz,
+            (p_row ->> 'updated_at')::timestamptz)
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version, status = excluded.status, slot_id = excluded.slot_id,
+        practitioner_id = excluded.practitioner_id, location_id = excluded.location_id, patient_id = excluded.patient_id,
+        during = excluded.during, comment = excluded.comment, hold_expires_at = excluded.hold_expires_at,
+        updated_at = excluded.updated_at
+    WHERE a.id = excluded.id AND a.version <= excluded.version;  -- a damaged index may lead to somebody else's row
+    RETURN FOUND;
+END $$;
+
+-- An index over a table that lost rows points at what took their places: it is made anew before they can be put back. Belongs
+-- to the superuser, since the server owns nothing.
+CREATE OR REPLACE FUNCTION locum_reindex() RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+    REINDEX TABLE public.appointment;
+    RETURN true;
+END $$;
+REVOKE ALL ON FUNCTION locum_reindex() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION locum_reindex() TO locum_server;
+
 GRANT USAGE ON SCHEMA public TO locum_server;
 GRANT SELECT ON site, location, practitioner, slot, patient, appointment, idempotency, appointment_full, slot_full
     TO locum_server;

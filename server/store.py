@@ -106,6 +106,8 @@ SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint AS flush_lsn, pg_walfile_nam
 """
 """How far the primary's WAL is flushed; the first eight digits of the file's name are the timeline."""
 MISSING = "SELECT id, why FROM locum_missing($1::jsonb)"
+RESTORE = "SELECT locum_restore($1::jsonb)"
+REINDEX = "SELECT locum_reindex()"
 DOUBLE_BOOKED = "SELECT locum_double_booked() AS found"
 
 

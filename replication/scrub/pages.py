@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,9 +69,28 @@ class PagePass:
         self._data_dir = data_dir
         self._files: Iterator[RelationFile] | None = None
         self._open: _Open | None = None
+        self._turn = threading.Lock()
+        self._is_over = False
 
     def step(self, pages: int = BATCH_PAGES) -> Batch | None:
         """Read the next pages of one file. None: the pass is over. Blocks."""
+        try:
+            with self._turn:
+                return None if self._is_over else self._step(pages)
+        finally:
+            if self._is_over:
+                self.close()
+
+    def close(self) -> None:
+        """End the pass. Does not wait: a step that is under way, which a disk may hold up, gives the file back itself."""
+        self._is_over = True
+        if self._turn.acquire(blocking=False):
+            try:
+                self._give_back()
+            finally:
+                self._turn.release()
+
+    def _step(self, pages: int) -> Batch | None:
         while True:
             if self._open is None:
                 self._open = self._next()
@@ -79,10 +99,9 @@ class PagePass:
             batch = self._read(self._open, pages)
             if batch is not None:
                 return batch
-            self.close()
+            self._give_back()
 
-    def close(self) -> None:
-        """Give the open file back."""
+    def _give_back(self) -> None:
         if self._open is not None:
             os.close(self._open.descriptor)
             self._open = None

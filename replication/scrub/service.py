@@ -33,7 +33,9 @@ class Scrub:
         self._kernel = KernelWatch(local, findings)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled; at once, when the settings say so."""
+        if not self._settings.scrub_enabled:
+            return
         await self._kernel.begin()
         try:
             async with asyncio.TaskGroup() as loops:

@@ -79,18 +79,20 @@ async def test_a_row_that_nobody_reads_is_found_by_the_patrol(tmp_path: Path) ->
         assert (await convicted).faults[0].kind is FaultKind.SEAL_MISMATCH
 
 
-async def test_where_both_nodes_say_the_same_nobody_is_blamed_and_a_person_is_told(tmp_path: Path) -> None:
+async def test_where_both_nodes_say_the_same_nobody_is_blamed_and_the_row_is_restored(tmp_path: Path) -> None:
     async with clinic(tmp_path, request_deadline_ms=1_500) as it, with_standby(it, tmp_path):
         appointment = await changed_appointment(it)
         told = asyncio.create_task(
-            it.wait_report(lambda report: report.receipts is not None and report.receipts.lost == 1, deadline_s=20)
+            it.wait_report(lambda report: report.receipts is not None and report.receipts.restored == 1, deadline_s=20)
         )
         async with it.node.sql() as connection:
             await connection.execute(FORGERIES["missing"], appointment)
         report = await told
         assert report.receipts is not None
-        assert report.receipts.missing == (appointment,)
+        assert report.receipts.lost == 0
         assert report.faults == ()
+        status, found, _ = await it.call(f"/fhir/Appointment/{appointment}")
+        assert (status, found["status"], found["meta"]["versionId"]) == (200, "cancelled", "2")
 
 
 async def test_what_is_right_is_served_and_never_suspected(tmp_path: Path) -> None:

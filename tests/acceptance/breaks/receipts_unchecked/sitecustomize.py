@@ -21,3 +21,12 @@ async def _server(self, pool):
 
 runner._PERFORMERS[actions.CheckReceipts] = _agent
 receipt_check.ReceiptChecker._check = _server
+
+# The receipts would bring back what was lost before anybody looks: that is not what is to be shown here.
+
+
+async def _restores_nothing(pool, receipts, names):
+    return 0
+
+
+receipt_check.restore = _restores_nothing
