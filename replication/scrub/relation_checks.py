@@ -14,7 +14,7 @@ import asyncpg
 import msgspec
 import structlog
 
-from replication.errors import SQL_ERRORS
+from replication.errors import SQL_ERRORS, ActionFailed
 from replication.local_node import LocalNode
 from replication.model import FaultKind, Place, Postmaster, Stage
 from replication.node import DATABASE
@@ -24,6 +24,7 @@ from replication.threads import in_thread
 
 _log = structlog.get_logger()
 
+_BREAKS_OFF: tuple[type[Exception], ...] = (*SQL_ERRORS, ActionFailed)
 _CHECK_S = 120.0
 _MISSING_AGAIN, _PAUSE_S = 4, 0.15
 _RELATIONS = """
@@ -78,23 +79,32 @@ class RelationChecks:
     def __init__(self, local: LocalNode, findings: Findings) -> None:
         self._local = local
         self._findings = findings
+        self._connection: asyncpg.Connection | None = None
         self._looked: dict[int, int] = {}
         self._turn = 0
 
     async def look(self) -> None:
         """One relation: its file, its structure, its visibility map."""
         if not self._may_ask():
+            self.close()
             return
         try:
-            connection = await self._local.node.connect(database=DATABASE, application_name="locum_scrub")
-        except SQL_ERRORS:
-            return
-        try:
-            await bounded(connection, self._next(connection), deadline_s=_CHECK_S, what="a check of one relation")
-        except (*SQL_ERRORS, asyncpg.PostgresError) as error:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await self._local.node.connect(database=DATABASE, application_name="locum_scrub")
+            work = self._next(self._connection)
+            await bounded(self._connection, work, deadline_s=_CHECK_S, what="a check of one relation")
+        except _BREAKS_OFF as error:
             _log.info("agent.check_broke_off", error=repr(error)[:300])
-        finally:
-            connection.terminate()
+            self.close()
+        except asyncio.CancelledError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Drop the connection: it must not outlive a role, nor hold up a stop."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
 
     def _may_ask(self) -> bool:
         local = self._local

@@ -44,6 +44,7 @@ class Scrub:
                 loops.create_task(self._every(self._kernel.look), name="scrub-kernel")
                 loops.create_task(self._within_share(self._relations.look), name="scrub-relations")
         finally:
+            self._relations.close()
             self._kernel.close()
 
     async def _every(self, look: Callable[[], Awaitable[None]]) -> None:
