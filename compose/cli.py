@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from compose import cli_drill, cli_fault, cli_incident, cli_operate, cli_status, flags
+from compose import cli_drill, cli_fault, cli_incident, cli_operate, cli_scrub, cli_status, flags
 from compose.child import run_child
 from compose.errors import ComposeError
 from replication.wire.errors import SecretError, WireError
@@ -113,5 +113,6 @@ def server(config: flags.Part) -> None:
 cli_status.register(app)
 cli_operate.register(app)
 cli_incident.register(app)
+cli_scrub.register(app)
 cli_fault.register(app)
 cli_drill.register(app)

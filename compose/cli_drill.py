@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
@@ -145,7 +146,7 @@ async def _campaign(place: Path, faults: int, seed: int, against: str | None) ->
 async def _begin(against: str | None) -> Target | None:
     """Undo what a killed drill has left, and look up whom to drill. Raises ComposeError."""
     try:
-        await heal_leftovers(lambda what: console().print(what, markup=False))
+        await heal_leftovers(lambda what: print(what, file=sys.stderr))  # what is printed for a program stays JSON
         return None if against is None else await find_target(against)
     except DrillError as error:
         raise ComposeError(str(error)) from error

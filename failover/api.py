@@ -18,6 +18,7 @@ from failover.errors import CommandUnanswered, StoreError
 from failover.loop import Loop
 from failover.metrics import show_cluster
 from replication.model import ServerReport
+from replication.wire.errors import WireError
 from replication.wire.http import error_middleware, json_response, read_json, token_guard
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _CLUSTER_COMMANDS = {
     "/v1/pause": CommandKind.PAUSE,
     "/v1/resume": CommandKind.RESUME,
 }
+_SCRUB = "scrub"
 _NODE_COMMANDS = {kind.value: kind for kind in (CommandKind.FENCE, CommandKind.UNFENCE, CommandKind.REBUILD)}
 
 
@@ -140,16 +142,28 @@ class ControllerApi:
         return await self._ask(_command(kind, ask, node=ask.to, for_ms=for_ms))
 
     async def command_node(self, request: web.Request) -> web.Response:
-        """fence, unfence, rebuild."""
+        """fence, unfence, rebuild, and scrub, which changes nothing and so needs no decision."""
         node, verb = request.match_info["node"], request.match_info["verb"]
-        if verb not in _NODE_COMMANDS:
+        if verb not in (*_NODE_COMMANDS, _SCRUB):
             raise web.HTTPNotFound(
-                text=f"no such action on a node: {verb}; there are {', '.join(sorted(_NODE_COMMANDS))}"
+                text=f"no such action on a node: {verb}; there are {', '.join(sorted((*_NODE_COMMANDS, _SCRUB)))}"
             )
         ask = await read_json(request, Ask)
         if node not in self._loop.state.nodes:
             return self._unknown_node(node)
+        if verb == _SCRUB:
+            return await self._scrub(node, ask)
         return await self._ask(_command(_NODE_COMMANDS[verb], ask, node=node))
+
+    async def _scrub(self, node: str, ask: Ask) -> web.Response:
+        term = self._loop.state.term
+        if ask.expected_term != term:
+            return _refused(409, f"term {ask.expected_term} is over: it is {term} now")
+        try:
+            await self._controller.agents[node].scrub()
+        except WireError as error:
+            return _unavailable(str(error))
+        return json_response({"accepted": True, "sentence": f"{node} reads all of its pages", "term": term}, 202)
 
     async def evidence(self, request: web.Request) -> web.Response:
         """A server's report; what it says anew is looked at in a tick of its own."""

@@ -6,6 +6,7 @@ import msgspec
 
 from failover.core.model import Alarm, Observation, Policy, State
 from failover.core.view import NodeView, next_step, node_view, phase
+from replication.model import ScrubStatus
 from replication.topology import Phase
 
 _FRESH_SERVER_MS = 3_000
@@ -23,6 +24,7 @@ class ShownNode(NodeView, frozen=True, kw_only=True):
     """A node's line with what the core does not need. `lease_expires_in_ms`: of the open primary's node lease."""
 
     storage: Storage
+    scrub: ScrubStatus | None = None
     lease_expires_in_ms: int | None = None
     silence: str | None = None
     doing: str | None = None
@@ -97,6 +99,7 @@ def _shown(state: State, observation: Observation, name: str, policy: Policy, fu
             report.bytes_total if report is not None else None,
             full_in_s,
         ),
+        scrub=report.scrub if report is not None else None,
         lease_expires_in_ms=report.lease_expires_in_ms if report is not None else None,
         silence=silence.value if silence is not None else None,
         doing=report.doing.op if report is not None and report.doing is not None else None,

@@ -122,6 +122,12 @@ class AgentClient:
         """Lift the pause."""
         self._checked(*await self._post("/v1/replay/resume", {}, _PAUSE_MS), "/v1/replay/resume", dict[str, bool])
 
+    async def scrub(self, *, deadline_ms: int = _ACT_MS) -> None:
+        """Begin a pass over all pages now; a refusal is a WireError too."""
+        status, body = await self._post("/v1/scrub", {}, deadline_ms)
+        if status != 202:
+            raise WireError(f"{self._url} does not scrub: {body[:200].decode(errors='replace')}", "error")
+
     async def _get(self, path: str, type_: type[T], deadline_ms: int) -> T:
         status, body = await get_bytes(self._session, self._url + path, deadline_ms=deadline_ms)
         return self._checked(status, body, path, type_)

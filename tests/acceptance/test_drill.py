@@ -137,7 +137,7 @@ def test_what_a_killed_drill_left_is_undone_by_the_next_one(tmp_path: Path) -> N
     assert done.returncode == 1
     (tmp_path / "none.toml").write_text(SHORT)
     done = locum("drill", "run", str(tmp_path / "none.toml"))
-    assert "undid what a drill had left that was killed" in done.stdout, done.stdout + done.stderr
+    assert "undid what a drill had left that was killed" in done.stderr, done.stdout + done.stderr
     assert [pid for pid in pids if alive(pid)] == []
 
 
