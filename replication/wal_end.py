@@ -111,6 +111,9 @@ async def _waldump(node: Node, pg_wal: Path, timeline: int, start: int, stop: in
         f"--start={format_lsn(start)}",
         f"--end={format_lsn(stop)}",
         *more,
+        # Without it the size of segments is read from whichever file comes first, which may be one made ahead: all zeros.
+        segment_name(timeline, start // WAL_SEGMENT_BYTES),
+        segment_name(timeline, (stop - 1) // WAL_SEGMENT_BYTES),
     )
     # It ends with 1 at the end of the WAL, which is no failure here: what it says tells them apart.
     output = await run_tool(command, deadline_s=_DEADLINE_S, warnings=True, codes=(0, 1))

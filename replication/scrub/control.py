@@ -105,6 +105,8 @@ class ControlWatch:
                         f"--start={format_lsn(start)}",
                         f"--end={format_lsn(stop)}",
                         "--quiet",
+                        segment_name(timeline, start // WAL_SEGMENT_BYTES),
+                        segment_name(timeline, (stop - 1) // WAL_SEGMENT_BYTES),
                     ),
                     deadline_s=_WALDUMP_S,
                     warnings=True,

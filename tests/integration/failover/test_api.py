@@ -59,7 +59,7 @@ async def test_actions_need_the_token_and_reads_do_not(tmp_path: Path) -> None:
         ("/v1/switchover", {"expected_term": 3, "to": "a"}, 409, "primary already"),
         ("/v1/failover", {"expected_term": 3, "to": "b", "reason": 7}, 400, "str"),
         ("/v1/nodes/zebra/fence", {"expected_term": 3}, 404, "no node zebra"),
-        ("/v1/nodes/b/scrub", {"expected_term": 3}, 404, "there are fence, rebuild, unfence"),
+        ("/v1/nodes/b/polish", {"expected_term": 3}, 404, "there are fence, rebuild, scrub, unfence"),
         ("/v1/nodes/a/rebuild", {"expected_term": 3}, 409, "switch over first"),
         ("/v1/pause", {"expected_term": 3, "for": "soon"}, 422, "write 90s, 30m or 2h"),
         ("/v1/pause", {"expected_term": 3, "for": "0s"}, 422, "above zero"),
