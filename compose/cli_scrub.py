@@ -74,7 +74,7 @@ async def _scrub(target: Target, node: str | None, *, now: bool, quiet: bool) ->
 
 
 async def _wait(client: ControllerClient, before: dict[str, Any], names: list[str], *, quiet: bool) -> dict[str, Any]:
-    """Until each has ended a pass that began after it was asked for: the one that was under way does not count."""
+    """Until each has ended one more pass; the one that was under way began anew when it was asked for."""
     wanted = {name: _passes(before["nodes"][name]) + 1 for name in names}
     until_s = time.monotonic() + _DEADLINE_S
     with Progress(console=console(), disable=quiet or not console().is_terminal) as progress:

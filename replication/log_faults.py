@@ -36,7 +36,8 @@ class LogFaults:
             return False
         self._forget_what_passed()
         known = self._found.get(kind)
-        fault = self._with_place(known, line) if known is not None else self._new(kind, line)
+        # A suspicion that some other check had must not hide what PostgreSQL itself has said.
+        fault = self._with_place(known, line) if known is not None and known.is_proof else self._new(kind, line)
         self._found[kind] = fault
         self._seen_s[kind] = self._monotonic()
         return fault is not known

@@ -43,7 +43,7 @@ def batches(pages: int) -> Iterator[tuple[int, int]]:
 
 
 def _of_segment(path: Path, base: int, first: int, count: int) -> list[int]:
-    descriptor = open_past_cache(path)
+    descriptor, _cached = open_past_cache(path)
     try:
         bad = damaged(as_pages(read_at(descriptor, first, count)), base + first)
         for _ in range(_READ_AGAIN):
@@ -56,15 +56,16 @@ def _of_segment(path: Path, base: int, first: int, count: int) -> list[int]:
     return bad
 
 
-def open_past_cache(path: Path) -> int:
-    """A descriptor for reading with O_DIRECT, or without it where the file system has none. Raises OSError."""
+def open_past_cache(path: Path) -> tuple[int, bool]:
+    """A descriptor for reading, and whether it goes through the kernel's cache: where the file system has no O_DIRECT.
+    Raises OSError."""
     flags = os.O_RDONLY | os.O_CLOEXEC
     try:
-        return os.open(path, flags | os.O_DIRECT)
+        return os.open(path, flags | os.O_DIRECT), False
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        return os.open(path, flags)
+        return os.open(path, flags), True
 
 
 def read_at(descriptor: int, page: int, count: int) -> bytes:

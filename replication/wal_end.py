@@ -22,7 +22,7 @@ _SHORT_HEADER_BYTES = 24
 _LONG_HEADER_BYTES = 40
 _DEADLINE_S = 60.0
 _TAIL_CHARS = 64 * 1024
-_STOPPED_AT = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+):")
+_STOPPED_AT = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+): *(.*)")
 _RECORD = re.compile(
     r"^rmgr: (\S+)\s+len \(rec/tot\):\s*\d+/\s*(\d+),.*? lsn: ([0-9A-F]+/[0-9A-F]+),.*? desc: (\S*)", re.M
 )
@@ -101,6 +101,14 @@ async def _last_record(node: Node, pg_wal: Path, timeline: int, start: int, stop
         raise ActionFailed(Reason.FAILED, f"no WAL record can be read at {format_lsn(start)}: {said.strip()[-300:]}")
     name, total, lsn, what = records[-1]
     return parse_lsn(lsn), int(total), f"{name} {what}"
+
+
+async def first_error(node: Node, timeline: int, start: int, stop: int) -> tuple[int, str] | None:
+    """Where pg_waldump stops in [start, stop) of the node's own WAL, and what it says; None when it comes through, or cannot
+    begin. Raises ActionFailed at its deadline."""
+    said = await _waldump(node, node.data_dir / "pg_wal", timeline, start, stop, "--quiet")
+    found = _STOPPED_AT.search(said)
+    return (parse_lsn(found[1]), found[2].strip()) if found is not None else None
 
 
 async def _waldump(node: Node, pg_wal: Path, timeline: int, start: int, stop: int, *more: str) -> str:

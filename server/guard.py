@@ -31,6 +31,8 @@ _PATROL_RECEIPTS = 200
 _ASK_S = 2.0
 _STANDBY_FOLLOWS_S = 2.0
 _AGAIN_S = 0.1
+_UNKNOWN = "unknown"
+_CANNOT_SAY = (None, _UNKNOWN)
 
 
 class WrongAnswer(NotServing):
@@ -118,13 +120,16 @@ class Guard:
     async def _confirm(self, receipt: Receipt) -> None:
         try:
             pool = self._database.primary
-            if pool is None or not await self._wrong(pool, [receipt]):
+            if pool is None or await self._why(pool, receipt) in _CANNOT_SAY:
                 return
-            if await self._standby_has(receipt):
-                if await self._wrong(pool, [receipt]) and not pool.is_closed:
-                    self._convict(pool, receipt, await self._why(pool, receipt))
-            elif not pool.is_closed:
-                _log.error("server.row_nowhere", node=pool.endpoint.name)
+            found = await self._standby_has(receipt)
+            why = await self._why(pool, receipt)
+            if why in _CANNOT_SAY or pool.is_closed:
+                return
+            if found:
+                self._convict(pool, receipt, str(why))
+            else:
+                _log.error("server.row_nowhere", node=pool.endpoint.name, why=why)
                 self._given_up[receipt.id] = receipt.version
                 self._doubted()
         finally:
@@ -135,14 +140,10 @@ class Guard:
         until_s = time.monotonic() + _STANDBY_FOLLOWS_S
         while time.monotonic() < until_s:
             standby = self._database.standby()
-            if standby is not None and await self._answers_right(standby, receipt):
+            if standby is not None and await self._why(standby, receipt) is None:
                 return True
             await asyncio.sleep(_AGAIN_S)
         return False
-
-    async def _answers_right(self, pool: Pool, receipt: Receipt) -> bool:
-        why = await self._why(pool, receipt)
-        return why is None
 
     async def _why(self, pool: Pool, receipt: Receipt) -> str | None:
         """What is wrong with this row there. A node that does not answer bears nothing out: `unknown`."""
@@ -151,10 +152,10 @@ class Guard:
             async with pool.link(_ASK_S) as link:
                 rows = await link.fetch(store.MISSING, asked.decode(), deadline_s=_ASK_S)
         except TryAgain:
-            return "unknown"
+            return _UNKNOWN
         return str(rows[0]["why"]) if rows else None
 
-    def _convict(self, pool: Pool, receipt: Receipt, why: str | None) -> None:
+    def _convict(self, pool: Pool, receipt: Receipt, why: str) -> None:
         kind = FaultKind.SEAL_MISMATCH if why == "altered" else FaultKind.ROW_MISSING
         self.convicted += 1
         sentence = f"an acknowledged appointment is {why} on {pool.endpoint.name}, and its standby has it as it was acknowledged"

@@ -7,20 +7,17 @@ an error before what is flushed is damage.
 from __future__ import annotations
 
 import asyncio
-import re
 
 from replication.control_file import ControlData, read_control
 from replication.errors import ActionFailed
 from replication.local_node import LocalNode
-from replication.model import WAL_SEGMENT_BYTES, DataDirectory, FaultKind, Place, format_lsn, parse_lsn
+from replication.model import WAL_SEGMENT_BYTES, DataDirectory, FaultKind, Place, format_lsn
 from replication.scrub.findings import Findings
-from replication.tools import run_tool
+from replication.wal_end import first_error
 from replication.wal_files import segment_name, segment_start
 
 _AGAIN, _PAUSE_S = 3, 0.1
 _WINDOW_BYTES = 16 * 1024 * 1024
-_WALDUMP_S = 30.0
-_STOPPED_AT = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+): (.*)")
 _CONTROL = Place(path="global/pg_control")
 
 
@@ -97,25 +94,9 @@ class ControlWatch:
         found = None
         for _ in range(2):
             try:
-                said = await run_tool(
-                    self._local.node.installation.command(
-                        "pg_waldump",
-                        f"--path={self._local.node.data_dir / 'pg_wal'}",
-                        f"--timeline={timeline}",
-                        f"--start={format_lsn(start)}",
-                        f"--end={format_lsn(stop)}",
-                        "--quiet",
-                        segment_name(timeline, start // WAL_SEGMENT_BYTES),
-                        segment_name(timeline, (stop - 1) // WAL_SEGMENT_BYTES),
-                    ),
-                    deadline_s=_WALDUMP_S,
-                    warnings=True,
-                    codes=(0, 1),
-                )
+                found = await first_error(self._local.node, timeline, start, stop)
             except ActionFailed:
                 return None
-            stopped = _STOPPED_AT.search(said.decode(errors="replace"))
-            if stopped is None:
+            if found is None:
                 return None
-            found = parse_lsn(stopped[1]), stopped[2].strip()
         return found

@@ -13,7 +13,7 @@ from replication.wall_clock import wall_now
 _log = structlog.get_logger()
 
 PROOF, SUSPICION = 1.0, 0.5
-"""Proof convicts; a suspicion raises an alarm (failover/core/node_faults.py, by the policy's `convict_confidence`)."""
+"""Proof convicts; a suspicion raises an alarm (`Fault.is_proof`)."""
 
 
 class Findings:

@@ -1,4 +1,4 @@
-"""The page scrub as a service: pass after pass within a budget, resumed after a restart, told in the report and the metrics."""
+"""The page scrub as a service: pass after pass within a budget, resumed after a restart, told in the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 from replication.local_node import LocalNode
 from replication.memory import clock_ms
 from replication.model import DataDirectory, FaultKind, Place, ScrubStatus
-from replication.scrub.findings import Findings
+from replication.scrub.findings import PROOF, SUSPICION, Findings
 from replication.scrub.pages import BadPage, Batch, Budget, PagePass, Position
 from replication.threads import in_thread
 from replication.wall_clock import wall_now
@@ -130,6 +130,8 @@ class PageScrub:
             what=f"page scrub, {how}",
             value=str(place),
             places=(place,),
+            # A map of free space is a hint, written without WAL: a crash may tear it, and PostgreSQL then makes it anew.
+            confidence=SUSPICION if page.path.endswith("_fsm") else PROOF,
         )
 
     async def _resumed(self) -> Position:

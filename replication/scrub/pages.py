@@ -7,7 +7,6 @@ written may be seen torn: a bad one is read again, with pauses, and one whose LS
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from replication.page import PAGE_BYTES, as_pages, damaged, lsns
-from replication.relation_files import read_at
+from replication.relation_files import open_past_cache, read_at
 from replication.scrub.files import RelationFile, relation_files
 
 BATCH_PAGES = 64
@@ -114,7 +113,7 @@ class PagePass:
             self._files = iter([file for file in files if file.path >= known.file])
         for file in self._files:
             try:
-                descriptor, cached = open_for_scrub(self._data_dir / file.path)
+                descriptor, cached = open_past_cache(self._data_dir / file.path)
             except FileNotFoundError:
                 continue
             page = self.position.page if file.path == self.position.file else 0
@@ -157,17 +156,6 @@ class PagePass:
         known = self.position
         self.position = Position(known.file, known.page + count, known.pages_read + count, known.pages_in_all)
         return Batch(known.file, opened.file.first_block + known.page + count, count, tuple(bad), opened.cached)
-
-
-def open_for_scrub(path: Path) -> tuple[int, bool]:
-    """A descriptor, and whether reads go through the kernel's cache: where the file system has no O_DIRECT. Raises OSError."""
-    flags = os.O_RDONLY | os.O_CLOEXEC
-    try:
-        return os.open(path, flags | os.O_DIRECT), False
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return os.open(path, flags), True
 
 
 class Budget:

@@ -9,7 +9,7 @@ from replication.errors import ActionFailed
 from replication.faults import fault_of, fault_of_line, place_of
 from replication.log_faults import LogFaults
 from replication.log_tail import LogLine
-from replication.model import FaultKind, Place, Reason
+from replication.model import Fault, FaultKind, Place, Reason
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,22 @@ def test_log_faults_keep_one_fault_a_kind_with_every_place_and_let_a_full_disk_p
     assert [fault.kind for fault in faults.faults()] == [FaultKind.PAGE_CORRUPT]
     faults.clear()
     assert faults.faults() == ()
+
+
+def test_a_suspicion_of_the_kernel_does_not_hide_what_postgres_says_and_gives_way_to_it() -> None:
+    faults = LogFaults("a")
+    assert faults.add(Fault(FaultKind.STORAGE_ERROR, 0.5, "", "the kernel counts errors", (), (Place("base/5/1"),)))
+    assert not faults.faults()[0].is_proof
+    faults.note(LogLine("could not read block", error_severity="ERROR", state_code="58030"))
+    (fault,) = faults.faults()
+    assert fault.is_proof
+    assert "could not read block" in fault.sentence
+
+
+def test_what_is_found_again_is_no_news_and_another_place_is() -> None:
+    faults = LogFaults("a")
+    first = Fault(FaultKind.PAGE_CORRUPT, 1.0, "", "bad", (), (Place("base/5/1", block=1),))
+    other = Fault(FaultKind.PAGE_CORRUPT, 0.5, "", "bad map", (), (Place("base/5/1_fsm", block=0),))
+    assert [faults.add(first), faults.add(first), faults.add(other)] == [True, False, True]
+    (fault,) = faults.faults()
+    assert (fault.is_proof, len(fault.places)) == (True, 2)

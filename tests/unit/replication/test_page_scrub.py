@@ -5,12 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from replication.log_faults import LogFaults
 from replication.page import PAGE_BYTES, PAGES_A_SEGMENT
 from replication.scrub.files import relation_files
-from replication.scrub.pages import BadPage, Budget, PagePass, Position
+from replication.scrub.findings import Findings
+from replication.scrub.page_service import PageScrub
+from replication.scrub.pages import BadPage, Batch, Budget, PagePass, Position
 from tests.unit.replication.test_page import whole_page
 
 
@@ -135,3 +140,16 @@ def test_a_budget_holds_on_average_and_zero_means_none() -> None:
         now_s += wait_s
     assert waited_s == pytest.approx(1.0, rel=0.05)
     assert Budget(0, 100).waits_s(10_000, None) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("path", "is_proof"), [("base/5/16384", True), ("base/5/16384_vm", True), ("base/5/16384_fsm", False)]
+)
+def test_a_torn_map_of_free_space_convicts_nobody(path: str, is_proof: bool) -> None:
+    log_faults = LogFaults("a")
+    memory: Any = SimpleNamespace(node=SimpleNamespace(name="a"), log_faults=log_faults)
+    said: list[str] = []
+    service = PageScrub(cast(Any, None), Findings(memory, said.append), lambda: None)
+    service._note(Batch("f", 1, 1, (BadPage(path, 3),)), Position(pages_read=1, pages_in_all=1), cached=False)
+    (fault,) = log_faults.faults()
+    assert (fault.is_proof, fault.places[0].block, said) == (is_proof, 3, ["scrub_found"])
