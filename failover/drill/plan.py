@@ -30,6 +30,14 @@ class Planned(NamedTuple):
     comment: str | None
 
 
+def for_run(planned: Planned, run: str) -> Planned:
+    """The same with keys of this run: a deployment that was drilled before would answer an old key with its old answer."""
+    if not run:
+        return planned
+    rival = None if planned.rival is None else f"{planned.rival}-{run}"
+    return planned._replace(key=f"{planned.key}-{run}", rival=rival)
+
+
 def plan(seed: int, operations: int = _OPERATIONS) -> list[Planned]:
     """The first operations of a seed."""
     random = Random(seed)  # noqa: S311  to be repeatable, not secret

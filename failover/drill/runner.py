@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import tempfile
 import time
 from collections.abc import Callable
@@ -110,7 +111,8 @@ class _Drill:
             proposals = await Clinic(session, cluster.ready["server"]).proposals(_DAYS)
         history = HistoryWriter(self.place / "history.jsonl")
         load = self.scenario.load
-        workload = Workload(cluster.ready["server"], proposals, history, seed=self.seed, rate=load.rate)
+        run = "" if self.against is None else secrets.token_hex(4)
+        workload = Workload(cluster.ready["server"], proposals, history, seed=self.seed, rate=load.rate, run=run)
         injector = Injector(cluster, primary, standby, self.seed, self._journal.stopping)
         running = asyncio.create_task(workload.run())
         try:

@@ -18,7 +18,7 @@ import msgspec
 
 from failover.drill.clinic import Answer, Clinic, Json, Proposal, appointment_in, facts_of, moved
 from failover.drill.history import Do, Facts, HistoryWriter, Operation, Outcome
-from failover.drill.plan import Planned, plan
+from failover.drill.plan import Planned, for_run, plan
 
 DEADLINE_S = 30.0
 """A frontend that has waited for so long gives up."""
@@ -45,13 +45,22 @@ class _Try(NamedTuple):
 
 
 class Workload:
-    """Runs a plan against one server until `stop`. `history` gets each operation when it ends."""
+    """Runs a plan against one server until `stop`. `history` gets each operation when it ends; `run` tells the idempotency keys
+    of this run from those of others with the same seed."""
 
     def __init__(
-        self, server: str, proposals: Sequence[Proposal], history: HistoryWriter, *, seed: int, rate: float
+        self,
+        server: str,
+        proposals: Sequence[Proposal],
+        history: HistoryWriter,
+        *,
+        seed: int,
+        rate: float,
+        run: str = "",
     ) -> None:
         self.operations: list[Operation] = []
         self._plan = plan(seed)
+        self._run = run
         self._server = server
         self._proposals = list(proposals)
         Random(seed).shuffle(self._proposals)  # noqa: S311  to be repeatable, not secret
@@ -81,7 +90,7 @@ class Workload:
                 await self._until(began_s + turn * self._interval_s)
                 if self._stopping.is_set() or self._ran_out:
                     return
-                group.create_task(self._do(clinic, planned))
+                group.create_task(self._do(clinic, for_run(planned, self._run)))
 
     async def _until(self, moment_s: float) -> None:
         try:

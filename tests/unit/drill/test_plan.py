@@ -8,7 +8,7 @@ import pytest
 
 from failover.drill.clinic import Answer
 from failover.drill.history import Do, Outcome
-from failover.drill.plan import plan
+from failover.drill.plan import for_run, plan
 from failover.drill.workload import outcome_of
 
 
@@ -27,6 +27,15 @@ def test_a_plan_does_everything_and_uses_no_key_twice() -> None:
     assert any(item.comment is not None and len(item.comment) > 1_800 for item in planned)
     assert any(item.again for item in planned)
     assert any(item.hangs_up for item in planned)
+
+
+def test_two_runs_of_a_seed_do_the_same_under_keys_of_their_own() -> None:
+    planned = plan(3, 200)
+    one, other = ([for_run(item, run) for item in planned] for run in ("a1", "b2"))
+    assert [item._replace(key="", rival=None) for item in one] == [item._replace(key="", rival=None) for item in other]
+    keys = [{item.key for item in items} | {item.rival for item in items if item.rival} for items in (one, other)]
+    assert not keys[0] & keys[1]
+    assert for_run(planned[0], "") == planned[0]
 
 
 @pytest.mark.parametrize(
