@@ -22,7 +22,19 @@ from replication.wire.http import new_session
 
 _DEADLINE_S = 6 * 3_600.0
 _LOOK_EVERY_S = 0.2
-_COLUMNS = ("node", "passes", "progress", "pages", "bad", "read", "ended", "took s")
+_COLUMNS = (
+    "node",
+    "passes",
+    "progress",
+    "pages",
+    "bad",
+    "read",
+    "ended",
+    "took s",
+    "WAL behind",
+    "after checkpoints",
+    "compared",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -46,11 +58,11 @@ def scrub(
     except ControllerError as error:
         raise ComposeError(error.sentence) from error
     if as_json:
-        print(msgspec.json.encode({name: found["scrub"] for name, found in nodes.items()}).decode())
+        print(msgspec.json.encode({name: _as_json(found) for name, found in nodes.items()}).decode())
     else:
         table = Table(*_COLUMNS, box=None, pad_edge=False)
         for name, found in nodes.items():
-            table.add_row(name, *_cells(found["scrub"]))
+            table.add_row(name, *_cells(found["scrub"]), *_wal_cells(found))
         console().print(table)
     bad = any((found["scrub"] or {}).get("bad") or found["faults"] for found in nodes.values())
     raise typer.Exit(1 if bad else 0)
@@ -97,7 +109,7 @@ def _passes(node: dict[str, Any]) -> int:
 
 def _cells(found: dict[str, Any] | None) -> tuple[str, ...]:
     if found is None:
-        return ("-",) * (len(_COLUMNS) - 1)
+        return ("-",) * 7
     return (
         str(found["passes"]),
         f"{found['progress']:.0%}",
@@ -107,3 +119,21 @@ def _cells(found: dict[str, Any] | None) -> tuple[str, ...]:
         found["ended_at"] or "-",
         f"{found['took_s']:.1f}",
     )
+
+
+def _wal_cells(node: dict[str, Any]) -> tuple[str, ...]:
+    """What WAL and the other node say of the pages: a standby compares, its primary is asked."""
+    ledger, compared = node.get("ledger"), node.get("comparison_of_pages")
+    pages = str(compared["pages"]) if compared is not None else "-"
+    if ledger is None:
+        return ("-", "-", pages)
+    chain = "" if ledger["chain_checked"] else ", no chain check"
+    return (f"{ledger['lag_bytes'] / 1e6:.1f} MB", f"{ledger['verified_blocks']} pages{chain}", pages)
+
+
+def _as_json(node: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **(node["scrub"] or {}),
+        "ledger": node.get("ledger"),
+        "comparison_of_pages": node.get("comparison_of_pages"),
+    }

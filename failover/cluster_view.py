@@ -6,7 +6,7 @@ import msgspec
 
 from failover.core.model import Alarm, Observation, Policy, State
 from failover.core.view import NodeView, next_step, node_view, phase
-from replication.model import ScrubStatus
+from replication.model import CompareStatus, LedgerStatus, ScrubStatus
 from replication.topology import Phase
 
 _FRESH_SERVER_MS = 3_000
@@ -25,6 +25,8 @@ class ShownNode(NodeView, frozen=True, kw_only=True):
 
     storage: Storage
     scrub: ScrubStatus | None = None
+    ledger: LedgerStatus | None = None
+    comparison_of_pages: CompareStatus | None = None
     lease_expires_in_ms: int | None = None
     silence: str | None = None
     doing: str | None = None
@@ -100,6 +102,8 @@ def _shown(state: State, observation: Observation, name: str, policy: Policy, fu
             full_in_s,
         ),
         scrub=report.scrub if report is not None else None,
+        ledger=report.ledger if report is not None else None,
+        comparison_of_pages=report.comparison_of_pages if report is not None else None,
         lease_expires_in_ms=report.lease_expires_in_ms if report is not None else None,
         silence=silence.value if silence is not None else None,
         doing=report.doing.op if report is not None and report.doing is not None else None,

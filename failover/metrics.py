@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from failover.cluster_view import ClusterView
+from failover.cluster_view import ClusterView, ShownNode
 from replication.topology import Phase
 
 _FAST_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -35,6 +35,30 @@ class Metrics:
         )
         self.node_promotable = Gauge("locum_node_promotable", "1 when it may be promoted.", ["node"], registry=registry)
         self.node_lag_bytes = Gauge("locum_node_lag_bytes", "WAL not flushed yet.", ["node"], registry=registry)
+        self.scrub_pages = Gauge("locum_scrub_pages", "Pages of the last pass over all.", ["node"], registry=registry)
+        self.scrub_passes = Gauge("locum_scrub_passes", "Passes since the agent began.", ["node"], registry=registry)
+        self.ledger_lag_bytes = Gauge(
+            "locum_ledger_lag_bytes", "WAL that was not read yet.", ["node"], registry=registry
+        )
+        self.ledger_verified = Gauge(
+            "locum_ledger_verified_blocks", "Blocks read after checkpoints.", ["node"], registry=registry
+        )
+        self.compared_pages = Gauge(
+            "locum_compared_pages", "Pages of the last comparison with the primary.", ["node"], registry=registry
+        )
+
+    def of_nodes(self) -> tuple[Gauge, ...]:
+        """Those with a value for each node."""
+        return (
+            self.node_up,
+            self.node_promotable,
+            self.node_lag_bytes,
+            self.scrub_pages,
+            self.scrub_passes,
+            self.ledger_lag_bytes,
+            self.ledger_verified,
+            self.compared_pages,
+        )
 
     def exposition(self) -> bytes:
         """The text that a scrape gets."""
@@ -43,7 +67,7 @@ class Metrics:
 
 def show_cluster(metrics: Metrics, cluster: ClusterView | None) -> None:
     """Bring the gauges to what is true now; without a cluster to show, those of the cluster vanish."""
-    for gauge in (metrics.phase, metrics.alarms, metrics.node_up, metrics.node_promotable, metrics.node_lag_bytes):
+    for gauge in (metrics.phase, metrics.alarms, *metrics.of_nodes()):
         gauge.clear()
     if cluster is None:
         return
@@ -59,3 +83,15 @@ def show_cluster(metrics: Metrics, cluster: ClusterView | None) -> None:
         metrics.node_promotable.labels(name).set(node.promotable)
         if node.lag_bytes is not None:
             metrics.node_lag_bytes.labels(name).set(node.lag_bytes)
+        _show_scrub(metrics, name, node)
+
+
+def _show_scrub(metrics: Metrics, name: str, node: ShownNode) -> None:
+    if node.scrub is not None:
+        metrics.scrub_pages.labels(name).set(node.scrub.pages)
+        metrics.scrub_passes.labels(name).set(node.scrub.passes)
+    if node.ledger is not None:
+        metrics.ledger_lag_bytes.labels(name).set(node.ledger.lag_bytes)
+        metrics.ledger_verified.labels(name).set(node.ledger.verified_blocks)
+    if node.comparison_of_pages is not None:
+        metrics.compared_pages.labels(name).set(node.comparison_of_pages.pages)

@@ -132,6 +132,8 @@ class Agent:
         )
         self.scrub = Scrub(self.local, self.publisher.tell, self.heartbeat.latency_ms)
         self.memory.scrub_status = lambda: self.scrub.pages.status
+        self.memory.ledger_status = self.scrub.ledger.status
+        self.memory.compare_status = lambda: self.scrub.compare.status
         self.replay_pause = ReplayPause(self.local, self.run_soon)
         self.runner = Runner(self.local, tasks)
         self._log_tail: LogTail | None = None

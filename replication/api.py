@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from replication.actions import Action, LeaseRenewal, Refusal
+from replication.api_scrub import ScrubApi
 from replication.errors import ActionFailed, StateError, WalUnavailable
 from replication.wal_service import answer_history, answer_wal_end, answer_wal_hash
 from replication.wall_clock import set_offset, wall_now
@@ -51,7 +52,7 @@ def make_app(agent: Agent) -> web.Application:
             web.post("/v1/replay/pause", api.pause_replay),
             web.post("/v1/replay/resume", api.resume_replay),
             web.post("/v1/clock", api.set_clock),
-            web.post("/v1/scrub", api.scrub),
+            *ScrubApi(agent).routes(),
         ]
     )
     return app
@@ -175,14 +176,6 @@ class AgentApi:
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         return json_response({"now": wall_now()})
-
-    async def scrub(self, request: web.Request) -> web.Response:
-        """Begin a pass over all pages now, as fast as the disk is (202); 409 when the settings have ended the scrub."""
-        del request
-        if not self._agent.node.settings.scrub_enabled:
-            return json_response({"sentence": "scrub_enabled is false in the settings of this node"}, 409)
-        self._agent.scrub.pages.hurry()
-        return json_response({"sentence": "a pass over all pages begins"}, 202)
 
     async def livez(self, request: web.Request) -> web.Response:
         """The event loop runs."""

@@ -14,6 +14,7 @@ import msgspec
 
 from replication.actions import Action, LeaseRenewal, Refusal
 from replication.model import NodeReport
+from replication.scrub.compare import Copies, Judgement, JudgePage, Range
 from replication.wire.errors import WireError
 from replication.wire.http import get_bytes, post_json
 from replication.wire.sse import subscribe
@@ -24,6 +25,7 @@ _OBSERVE_MS = 750
 _ACT_MS = 1_000
 _PAUSE_MS = 1_000
 _WAL_MS = 30_000
+_PAGES_MS = 20_000
 _STREAM_IDLE_MS = 3_000
 
 
@@ -127,6 +129,14 @@ class AgentClient:
         status, body = await self._post("/v1/scrub", {}, deadline_ms)
         if status != 202:
             raise WireError(f"{self._url} does not scrub: {body[:200].decode(errors='replace')}", "error")
+
+    async def copies(self, ranges: list[Range], *, deadline_ms: int = _PAGES_MS) -> Copies:
+        """Its copies of these pages, as they lie on its disk."""
+        return self._checked(*await self._post("/v1/pages/copies", ranges, deadline_ms), "/v1/pages/copies", Copies)
+
+    async def judge(self, question: JudgePage, *, deadline_ms: int = _PAGES_MS) -> Judgement:
+        """What it says of its own copy of a page that somebody doubts."""
+        return self._checked(*await self._post("/v1/pages/judge", question, deadline_ms), "/v1/pages/judge", Judgement)
 
     async def _get(self, path: str, type_: type[T], deadline_ms: int) -> T:
         status, body = await get_bytes(self._session, self._url + path, deadline_ms=deadline_ms)

@@ -11,11 +11,13 @@ import msgspec
 
 from replication.log_faults import LogFaults
 from replication.model import (
+    CompareStatus,
     DataDirectory,
     Doing,
     Evidence,
     Fault,
     FaultKind,
+    LedgerStatus,
     NodeReport,
     Postmaster,
     Probe,
@@ -109,18 +111,27 @@ class Memory:
         self.witness: Callable[[], Witness | None] = lambda: None
         self.lease_expires_in_ms: Callable[[], int | None] = lambda: None
         self.scrub_status: Callable[[], ScrubStatus | None] = lambda: None
+        self.compare_status: Callable[[], CompareStatus | None] = lambda: None
+        self.ledger_status: Callable[[], LedgerStatus | None] = lambda: None
         self.doing: Doing | None = None
         self.doing_since_ms = 0
         self.replay_paused_by_probe = False
         self.replay_moved = True
         self.receive_moved_ms = clock_ms()
         self.log_faults = LogFaults(node.name)
+        self.upstream_faults = LogFaults(node.name)
         self._fault_since: dict[FaultKind, str] = {}
 
     def progress(self, fraction: float) -> None:
         """How far the action under way has come, 0..1."""
         if self.doing is not None:
             self.doing = Doing(self.doing.revision, self.doing.op, 0, fraction)
+
+    def of_upstream(self, facts: SqlFacts | None) -> tuple[Fault, ...]:
+        """What a standby has found of its primary; once it is none any more, nothing."""
+        if facts is not None and not facts.in_recovery:
+            self.upstream_faults.clear()
+        return self.upstream_faults.faults()
 
     def faults(self, sql: Probe | None, disk: Probe | None) -> tuple[Fault, ...]:
         """The faults that this agent's own probes show now, each since it first was seen, and what the log has shown."""
@@ -165,6 +176,9 @@ def build_report(memory: Memory, store: StateDir, supervisor: Supervisor) -> Nod
         lease_expires_in_ms=memory.lease_expires_in_ms(),
         faults=memory.faults(sql, disk),
         scrub=memory.scrub_status(),
+        ledger=memory.ledger_status(),
+        comparison_of_pages=memory.compare_status(),
+        upstream_faults=memory.of_upstream(facts),
         doing=_doing(memory, now_ms),
         replay_paused_by_probe=memory.replay_paused_by_probe,
         replay_moved=memory.replay_moved,

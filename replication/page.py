@@ -78,6 +78,11 @@ def lsns(pages: Pages) -> NDArray[np.uint64]:
     return (halves[:, 0] << np.uint64(32)) | halves[:, 1]
 
 
+def lsn_of(page: bytes) -> int:
+    """pd_lsn of one page."""
+    return int.from_bytes(page[:4], "little") << 32 | int.from_bytes(page[4:8], "little")
+
+
 def _mixed(sums: NDArray[np.uint32], words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     mixed = sums ^ words
     return mixed * _PRIME ^ (mixed >> np.uint32(17))

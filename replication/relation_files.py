@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from replication.page import PAGE_BYTES, PAGES_A_SEGMENT, as_pages, damaged
+from replication.page import PAGE_BYTES, PAGES_A_SEGMENT, as_pages, damaged, lsns
 
 _BATCH_PAGES = 64
 _READ_AGAIN = 3
@@ -54,6 +54,56 @@ def _of_segment(path: Path, base: int, first: int, count: int) -> list[int]:
     finally:
         os.close(descriptor)
     return bad
+
+
+def lsns_on_disk(data_dir: Path, path: str, blocks: list[int]) -> dict[int, int | None]:
+    """The LSN that each of these pages has on the disk, which must be in ascending order; None for a page that is not whole,
+    for whatever reason. Blocks beyond the end, and those of a relation that is gone, are left out. Raises OSError."""
+    found: dict[int, int | None] = {}
+    for segment, first, count in _runs(blocks):
+        try:
+            descriptor, _cached = open_past_cache(_segment(data_dir, path, segment))
+        except FileNotFoundError:
+            continue
+        try:
+            pages = as_pages(read_at(descriptor, first, count))
+        finally:
+            os.close(descriptor)
+        base = segment * PAGES_A_SEGMENT + first
+        bad = set(damaged(pages, base)) if len(pages) else set()
+        for offset, lsn in enumerate(lsns(pages)):
+            found[base + offset] = None if base + offset in bad else int(lsn)
+    return found
+
+
+def page_on_disk(data_dir: Path, path: str, block: int) -> bytes | None:
+    """One page as it lies there; None where there is none. Raises OSError."""
+    segment, first = divmod(block, PAGES_A_SEGMENT)
+    try:
+        descriptor, _cached = open_past_cache(_segment(data_dir, path, segment))
+    except FileNotFoundError:
+        return None
+    try:
+        return read_at(descriptor, first, 1) or None
+    finally:
+        os.close(descriptor)
+
+
+def _runs(blocks: list[int]) -> Iterator[tuple[int, int, int]]:
+    """(segment, first page in it, pages) of each row of neighbours."""
+    at = 0
+    while at < len(blocks):
+        segment, first = divmod(blocks[at], PAGES_A_SEGMENT)
+        count = 1
+        while (
+            at + count < len(blocks)
+            and count < _BATCH_PAGES
+            and blocks[at + count] == blocks[at] + count
+            and first + count < PAGES_A_SEGMENT
+        ):
+            count += 1
+        yield segment, first, count
+        at += count
 
 
 def open_past_cache(path: Path) -> tuple[int, bool]:

@@ -14,7 +14,7 @@ from replication.sql_write import bounded
 from replication.threads import in_thread
 
 _DEADLINE_S = 60.0
-_EXTENSIONS = ("amcheck", "pageinspect", "pg_visibility", "btree_gist")
+_EXTENSIONS = ("amcheck", "pageinspect", "pg_visibility", "btree_gist", "pg_walinspect")
 _ROLES = {ROLE_REPLICATION: "LOGIN REPLICATION", ROLE_SERVER: "LOGIN CONNECTION LIMIT 60"}
 _NEVER = "NOSUPERUSER NOCREATEDB NOCREATEROLE"
 

@@ -72,6 +72,7 @@ async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
     await rebuild(local.node, op, progress)
     await in_thread(data_directory.unmark_building, local.node)
     local.memory.log_faults.clear()
+    local.memory.upstream_faults.clear()
     await local.look_at_data()
     changes = {
         "rebuilt_revision": revision,

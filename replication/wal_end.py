@@ -86,16 +86,16 @@ async def _last_record(node: Node, pg_wal: Path, timeline: int, start: int, stop
     pg_waldump retries for 5 s on a missing segment, so it is told where the files end. Quiet, it says on which record it
     stopped; having come to `stop` it says nothing, and the last segment in which a record begins is printed.
     """
-    said = await _waldump(node, pg_wal, timeline, start, stop, "--quiet")
+    said = await waldump(node, pg_wal, timeline, start, stop, "--quiet")
     found = _STOPPED_AT.search(said)
     records: list[tuple[str, str, str, str]] = []
     if found is not None and parse_lsn(found[1]) >= start:
-        records = _RECORD.findall(await _waldump(node, pg_wal, timeline, parse_lsn(found[1]), stop, "--limit=1"))
+        records = _RECORD.findall(await waldump(node, pg_wal, timeline, parse_lsn(found[1]), stop, "--limit=1"))
     elif found is None and "error" not in said:
         position = stop
         while position > start and not records:
             position = max(start, segment_start(position - 1))
-            printed = await _waldump(node, pg_wal, timeline, position, stop)
+            printed = await waldump(node, pg_wal, timeline, position, stop)
             records = _RECORD.findall(printed[-_TAIL_CHARS:])
     if not records:
         raise ActionFailed(Reason.FAILED, f"no WAL record can be read at {format_lsn(start)}: {said.strip()[-300:]}")
@@ -106,12 +106,13 @@ async def _last_record(node: Node, pg_wal: Path, timeline: int, start: int, stop
 async def first_error(node: Node, timeline: int, start: int, stop: int) -> tuple[int, str] | None:
     """Where pg_waldump stops in [start, stop) of the node's own WAL, and what it says; None when it comes through, or cannot
     begin. Raises ActionFailed at its deadline."""
-    said = await _waldump(node, node.data_dir / "pg_wal", timeline, start, stop, "--quiet")
+    said = await waldump(node, node.data_dir / "pg_wal", timeline, start, stop, "--quiet")
     found = _STOPPED_AT.search(said)
     return (parse_lsn(found[1]), found[2].strip()) if found is not None else None
 
 
-async def _waldump(node: Node, pg_wal: Path, timeline: int, start: int, stop: int, *more: str) -> str:
+async def waldump(node: Node, pg_wal: Path, timeline: int, start: int, stop: int, *more: str) -> str:
+    """What pg_waldump prints of [start, stop), errors among it. Raises ActionFailed at its deadline."""
     command = node.installation.command(
         "pg_waldump",
         f"--path={pg_wal}",

@@ -7,6 +7,9 @@ from failover.core.context import with_alarm
 from failover.core.model import Observation, State
 from failover.core.receipts import FRESH_SERVER_MS, checked_receipts, is_whole, sentence_of
 
+LEDGER_LAG_BYTES_MAX = 64_000_000
+"""As much WAL as every node keeps (`wal_keep_size`)."""
+
 
 def note_alarms(state: State, observation: Observation) -> State:
     """The state with these alarms raised or cleared; `no_primary` belongs to the rules that know the next step."""
@@ -26,6 +29,7 @@ def _standing(state: State, observation: Observation) -> dict[str, str | None]:
     for name in sorted(state.nodes):
         found[f"damaged_{name}"] = _damaged(state, name)
         found[f"suspected_{name}"] = _suspected(observation, name)
+        found[f"ledger_behind_{name}"] = _ledger_behind(observation, name)
     for name in standbys:
         report = observation.nodes.get(name)
         if report is not None:
@@ -86,6 +90,19 @@ def _suspected(observation: Observation, name: str) -> str | None:
     if not found:
         return None
     return f"{found[0].sentence}; that proves nothing against {name} yet; next: look at its disk, or locum switchover"
+
+
+def _ledger_behind(observation: Observation, name: str) -> str | None:
+    """What it has not read when WAL is recycled is never checked."""
+    report = observation.nodes.get(name)
+    if report is None or report.ledger is None or report.ledger.lag_bytes <= LEDGER_LAG_BYTES_MAX:
+        return None
+    behind_mb = report.ledger.lag_bytes // 1_000_000
+    why = f" ({report.ledger.problem})" if report.ledger.problem is not None else ""
+    return (
+        f"{name} reads its own WAL {behind_mb} MB behind{why}: a write that its disk lost may be missed; "
+        "next: look at its processor and at the pace of writes"
+    )
 
 
 def _rebuild_blocked(state: State, observation: Observation, standbys: list[str]) -> str | None:

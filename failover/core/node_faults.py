@@ -22,7 +22,11 @@ def note_faults(state: State, observation: Observation) -> State:
     the store does not."""
     for name in sorted(state.nodes):
         report = observation.nodes.get(name)
-        seen = [*(report.faults if report is not None else ()), *_seen_by_servers(state, observation, name)]
+        seen = [
+            *(report.faults if report is not None else ()),
+            *_seen_by_servers(state, observation, name),
+            *_proved_by_standbys(state, observation, name),
+        ]
         lasting = [fault for fault in seen if fault.kind in UNFIT_FAULTS and fault.is_proof]
         faults = _merged(state.nodes[name].faults, lasting)
         if faults != state.nodes[name].faults:
@@ -52,6 +56,20 @@ def _seen_by_servers(state: State, observation: Observation, name: str) -> list[
         for seen in observation.servers
         if seen.age_ms <= _FRESH_SERVER_MS and seen.report.term == state.term and seen.report.primary == name
         for fault in seen.report.faults
+    ]
+
+
+def _proved_by_standbys(state: State, observation: Observation, name: str) -> list[Fault]:
+    """What this term's primary has written into the WAL that its standbys received."""
+    if name != state.primary or state.transition is not None:
+        return []
+    primary = observation.nodes.get(name)
+    return [
+        fault
+        for report in observation.nodes.values()
+        if report is not None and report.node != name and report.in_recovery and report.upstream_faults
+        if primary is None or report.timeline == primary.timeline
+        for fault in report.upstream_faults
     ]
 
 

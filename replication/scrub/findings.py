@@ -34,9 +34,30 @@ class Findings:
         confidence: float = PROOF,
     ) -> None:
         """A fault, or more places of one that is known. `what` was measured, `value` is raw."""
-        node, at = self._memory.node.name, wall_now()
-        evidence = Evidence(what, f"agent {node}", at, value)
-        fault = Fault(kind, confidence, at, f"node {node}: {sentence}", (evidence,), places)
+        node = self._memory.node.name
+        fault = self._fault(kind, f"node {node}: {sentence}", what, value, places, confidence)
         if self._memory.log_faults.add(fault):
-            _log.error("agent.scrub_found", kind=kind.value, sentence=sentence, value=value)
-            self._publish("scrub_found")
+            self._tell(fault, value)
+
+    def add_to_primary(
+        self, kind: FaultKind, sentence: str, *, what: str, value: str, places: tuple[Place, ...] = ()
+    ) -> None:
+        """A proof in WAL: of this node when it is the primary, else of the one whose WAL it has received."""
+        facts = self._memory.sql.facts
+        if facts is None or not facts.in_recovery:
+            self.add(kind, sentence, what=what, value=value, places=places)
+            return
+        fault = self._fault(kind, f"the primary: {sentence}", what, value, places, PROOF)
+        if self._memory.upstream_faults.add(fault):
+            self._tell(fault, value)
+
+    def _fault(
+        self, kind: FaultKind, sentence: str, what: str, value: str, places: tuple[Place, ...], confidence: float
+    ) -> Fault:
+        at = wall_now()
+        evidence = Evidence(what, f"agent {self._memory.node.name}", at, value)
+        return Fault(kind, confidence, at, sentence, (evidence,), places)
+
+    def _tell(self, fault: Fault, value: str) -> None:
+        _log.error("agent.scrub_found", kind=fault.kind.value, sentence=fault.sentence, value=value)
+        self._publish("scrub_found")

@@ -9,11 +9,17 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from replication.errors import SQL_ERRORS, ActionFailed
 from replication.local_node import LocalNode
 from replication.memory import clock_ms
 from replication.model import DataDirectory, FaultKind, Place, ScrubStatus
+from replication.scrub.compare import JudgePage
 from replication.scrub.findings import PROOF, SUSPICION, Findings
+from replication.scrub.ledger_service import LedgerService
+from replication.scrub.page_judge import PageJudge
 from replication.scrub.pages import BadPage, Batch, Budget, PagePass, Position
+from replication.scrub.relation_path import relation_at
+from replication.scrub.wal_ledger import Reading
 from replication.threads import in_thread
 from replication.wall_clock import wall_now
 from replication.wire.secrets import write_private
@@ -21,6 +27,7 @@ from replication.wire.secrets import write_private
 _log = structlog.get_logger()
 
 _IDLE_S = 0.2
+_NO_ANSWER: tuple[type[Exception], ...] = (ActionFailed, *SQL_ERRORS)
 _KEEP_EVERY_S = 5.0
 _FILE = "scrub.json"
 
@@ -39,11 +46,15 @@ class PageScrub:
         self,
         local: LocalNode,
         findings: Findings,
+        judge: PageJudge,
+        ledger: LedgerService,
         latency_ms: Callable[[], int | None],
     ) -> None:
         self.status: ScrubStatus | None = None
         self._local = local
         self._findings = findings
+        self._judge = judge
+        self._ledger = ledger
         self._latency_ms = latency_ms
         self._hurry = asyncio.Event()
         self._kept_s = 0.0
@@ -84,12 +95,15 @@ class PageScrub:
                 bad += len(batch.bad)
                 cached = cached or batch.cached
                 self._note(batch, work.position, cached=cached)
+                await self._ask_ledger(batch)
                 if (self._hurry.is_set() and not is_hurried) or copy != self._local.state.rebuilt_revision:
                     return
                 await self._keep(copy, work.position)
                 await asyncio.sleep(budget.waits_s(batch.pages, self._latency_ms()))
                 while not self._may_read():
                     await asyncio.sleep(_IDLE_S)
+        except FileNotFoundError:
+            return  # it is being made anew, or is gone, which the look at the data directory tells
         except OSError as error:
             self._findings.add(
                 FaultKind.STORAGE_ERROR, "its data directory cannot be listed", what="page scrub", value=repr(error)
@@ -116,6 +130,21 @@ class PageScrub:
         self.status = msgspec.structs.replace(known, progress=round(min(1.0, share), 3), cached=cached)
         for page in batch.bad:
             self._found(page, cached=batch.cached)
+
+    async def _ask_ledger(self, batch: Batch) -> None:
+        """A whole page may still be an old one, or another's: WAL tells."""
+        ledger, relation = self._ledger.ledger, relation_at(batch.fork)
+        if ledger is None or relation is None:
+            return
+        redo_lsn = self._ledger.redo_lsn
+        for offset, lsn in enumerate(batch.lsns):
+            block = batch.first_block + offset
+            if ledger.judge(relation, block, lsn, redo_lsn) not in (Reading.STALE, Reading.MISPLACED):
+                continue
+            try:
+                await self._judge.judge(JudgePage(batch.fork, block))
+            except _NO_ANSWER as error:
+                _log.info("agent.page_not_judged", path=batch.fork, block=block, error=repr(error)[:300])
 
     def _found(self, page: BadPage, *, cached: bool) -> None:
         place = Place(path=page.path, block=page.block)

@@ -33,13 +33,15 @@ class BadPage(msgspec.Struct, frozen=True, order=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What one step of a pass has read: how much, what is bad, where it is now, and whether the cache was passed by."""
+    """What one step of a pass has read: pages of this fork from `first_block` on, what is bad, the LSNs of all when none is,
+    and whether the kernel's cache was passed by."""
 
-    file: str
-    next_block: int
+    fork: str
+    first_block: int
     pages: int
     bad: tuple[BadPage, ...] = ()
     cached: bool = False
+    lsns: tuple[int, ...] = ()
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -136,7 +138,9 @@ class PagePass:
             self._again(opened, block, int(lsns(pages[block - first : block - first + 1])[0]))
             for block in damaged(pages, first)
         ]
-        return self._advanced(opened, len(pages), [one for one in again if one is not None])
+        bad_pages = [one for one in again if one is not None]
+        found = self._advanced(opened, len(pages), bad_pages)
+        return found if again else msgspec.structs.replace(found, lsns=tuple(lsns(pages).tolist()))
 
     def _again(self, opened: _Open, block: int, lsn: int) -> BadPage | None:
         """A bad page read again: None when it turned out whole, moved on, or is no longer part of the file."""
@@ -155,7 +159,8 @@ class PagePass:
     def _advanced(self, opened: _Open, count: int, bad: list[BadPage]) -> Batch:
         known = self.position
         self.position = Position(known.file, known.page + count, known.pages_read + count, known.pages_in_all)
-        return Batch(known.file, opened.file.first_block + known.page + count, count, tuple(bad), opened.cached)
+        first = opened.file.first_block + known.page
+        return Batch(opened.file.fork_path, first, count, tuple(bad), opened.cached)
 
 
 class Budget:

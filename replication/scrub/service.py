@@ -7,9 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 
 from replication.local_node import LocalNode
+from replication.scrub.compare_service import CompareService
 from replication.scrub.control import ControlWatch
 from replication.scrub.findings import Findings
 from replication.scrub.kernel_watch import KernelWatch
+from replication.scrub.ledger_service import LedgerService
+from replication.scrub.page_judge import PageJudge
 from replication.scrub.page_service import PageScrub
 from replication.scrub.relation_checks import RelationChecks
 
@@ -26,11 +29,19 @@ class Scrub:
         latency_ms: Callable[[], int | None],
     ) -> None:
         findings = Findings(local.memory, publish)
-        self.pages = PageScrub(local, findings, latency_ms)
+        self.ledger = LedgerService(local, findings, latency_ms)
+        self.judge = PageJudge(local, findings, self.ledger)
+        self.pages = PageScrub(local, findings, self.judge, self.ledger, latency_ms)
+        self.compare = CompareService(local, findings, self.judge, latency_ms)
         self._settings = local.node.settings
         self._control = ControlWatch(local, findings)
         self._relations = RelationChecks(local, findings)
         self._kernel = KernelWatch(local, findings)
+
+    def hurry(self) -> None:
+        """Begin a pass over all pages now, and a comparison with the primary's."""
+        self.pages.hurry()
+        self.compare.hurry()
 
     async def run(self) -> None:
         """Until cancelled; at once, when the settings say so."""
@@ -40,6 +51,8 @@ class Scrub:
         try:
             async with asyncio.TaskGroup() as loops:
                 loops.create_task(self.pages.run(), name="scrub-pages")
+                loops.create_task(self.ledger.run(), name="scrub-ledger")
+                loops.create_task(self.compare.run(), name="scrub-compare")
                 loops.create_task(self._every(self._control.look), name="scrub-control")
                 loops.create_task(self._every(self._kernel.look), name="scrub-kernel")
                 loops.create_task(self._within_share(self._relations.look), name="scrub-relations")

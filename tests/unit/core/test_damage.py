@@ -170,3 +170,29 @@ def test_a_damaged_standby_loses_its_eligibility_first_and_then_an_incident_name
     assert state.incident_verdict is not None
     assert (state.incident_verdict.node, state.incident_verdict.kind) == ("b", FaultKind.PAGE_CORRUPT)
     assert "block 3" in state.incident_verdict.sentence
+
+
+def test_what_a_standbys_wal_proves_of_its_primary_convicts_the_primary() -> None:
+    """A stale page that was read back and changed is in the WAL that the standby received."""
+    world = healthy()
+    observation = world.observe()
+    standby = observation.nodes["b"]
+    assert standby is not None
+    accusing = msgspec.structs.replace(standby, upstream_faults=(fault(FaultKind.STALE_PAGE, PLACE),))
+    seen_so = msgspec.structs.replace(observation, nodes={**observation.nodes, "b": accusing})
+    state, decision = decide(world.store, seen_so, POLICY)
+    assert [one.kind for one in state.nodes["a"].faults] == [FaultKind.STALE_PAGE]
+    assert state.nodes["b"].faults == ()
+    assert decision.kind == "failover.read_places"
+
+
+def test_a_standby_on_another_timeline_accuses_nobody() -> None:
+    world = healthy()
+    observation = world.observe()
+    standby = observation.nodes["b"]
+    assert standby is not None
+    accusing = msgspec.structs.replace(standby, upstream_faults=(fault(FaultKind.STALE_PAGE, PLACE),), timeline=9)
+    state, _ = decide(
+        world.store, msgspec.structs.replace(observation, nodes={**observation.nodes, "b": accusing}), POLICY
+    )
+    assert state.nodes["a"].faults == ()

@@ -149,7 +149,8 @@ def test_a_torn_map_of_free_space_convicts_nobody(path: str, is_proof: bool) -> 
     log_faults = LogFaults("a")
     memory: Any = SimpleNamespace(node=SimpleNamespace(name="a"), log_faults=log_faults)
     said: list[str] = []
-    service = PageScrub(cast(Any, None), Findings(memory, said.append), lambda: None)
+    nobody = cast(Any, None)
+    service = PageScrub(nobody, Findings(memory, said.append), nobody, nobody, lambda: None)
     service._note(Batch("f", 1, 1, (BadPage(path, 3),)), Position(pages_read=1, pages_in_all=1), cached=False)
     (fault,) = log_faults.faults()
     assert (fault.is_proof, fault.places[0].block, said) == (is_proof, 3, ["scrub_found"])

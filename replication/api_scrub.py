@@ -1,0 +1,57 @@
+"""The agent's HTTP interface to its scrub: begin a pass, and what its peer asks about single pages (docs/PROTOCOL.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from replication.errors import SQL_ERRORS, ActionFailed
+from replication.scrub.compare import JudgePage, Range
+from replication.wire.http import json_response, read_json
+
+if TYPE_CHECKING:
+    from replication.agent import Agent
+
+_NO_ANSWER: tuple[type[Exception], ...] = (ActionFailed, *SQL_ERRORS)
+
+
+class ScrubApi:
+    """Every one of these needs the bearer token."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def routes(self) -> list[web.RouteDef]:
+        """For the agent's application."""
+        return [
+            web.post("/v1/scrub", self.scrub),
+            web.post("/v1/pages/copies", self.copies),
+            web.post("/v1/pages/judge", self.judge),
+        ]
+
+    async def scrub(self, request: web.Request) -> web.Response:
+        """Begin a pass over all pages now, as fast as the disk is (202); 409 when the settings have ended the scrub."""
+        del request
+        if not self._agent.node.settings.scrub_enabled:
+            return json_response({"sentence": "scrub_enabled is false in the settings of this node"}, 409)
+        self._agent.scrub.hurry()
+        return json_response({"sentence": "a pass over all pages begins"}, 202)
+
+    async def copies(self, request: web.Request) -> web.Response:
+        """This node's copies of the pages that are named; 400 for too many, 409 when its disk does not give them."""
+        ranges = await read_json(request, list[Range])
+        try:
+            return json_response(await self._agent.scrub.compare.copies(ranges))
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
+        except OSError as error:
+            return json_response({"error": "failed", "sentence": error.strerror or str(error)}, 409)
+
+    async def judge(self, request: web.Request) -> web.Response:
+        """What this node's WAL says of its own copy of a page; 409 when it cannot be asked now."""
+        asked = await read_json(request, JudgePage)
+        try:
+            return json_response(await self._agent.scrub.judge.judge(asked))
+        except _NO_ANSWER as error:
+            return json_response({"error": "failed", "sentence": str(error) or repr(error)}, 409)

@@ -1,0 +1,163 @@
+"""The canonical form of a page: what WAL determines of it, so that two nodes' copies at one LSN are equal. Pure; NumPy.
+
+Hint bits, kill marks and garbage differ between nodes although nothing is wrong. What is cleared follows PostgreSQL's own masks
+for wal_consistency_checking: src/backend/access/common/bufmask.c, heap_mask (heapam_xlog.c), btree_mask (nbtxlog.c); but status
+bits that WAL does determine are kept: the frozen pair, and XMAX_INVALID where there is no xmax. Heaps and B-trees only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replication.page import PAGE_BYTES, Pages
+
+_HEADER_BYTES, _POINTER_BYTES = 24, 4
+_BTREE_SPECIAL = PAGE_BYTES - 16
+_CYCLE_ID_MAX = 0xFF7F  # src/include/access/nbtree.h, MAX_BT_CYCLE_ID: other indexes put their mark above
+_LEAF, _DELETED, _META, _SPLIT_END, _GARBAGE = 0x01, 0x04, 0x08, 0x20, 0x40
+_NORMAL, _DEAD = 1, 3  # src/include/storage/itemid.h
+_COMBOCID, _XMIN_BITS, _XMAX_COMMITTED, _XMAX_INVALID = 0x0020, 0x0300, 0x0400, 0x0800  # htup_details.h
+_SPECULATIVE = 0xFFFE
+_DIGEST_BYTES = 8
+
+
+class _Headers(NamedTuple):
+    lower: NDArray[np.int64]
+    upper: NDArray[np.int64]
+    special: NDArray[np.int64]
+
+
+class _Items(NamedTuple):
+    """Line pointers with storage, of all pages in one row: page, place in the row of bytes, length, number on the page."""
+
+    page: NDArray[np.int64]
+    at: NDArray[np.int64]
+    length: NDArray[np.int64]
+    number: NDArray[np.int64]
+
+
+def digests(pages: Pages, first_block: int) -> list[bytes | None]:
+    """A digest of the canonical form of each whole page, without its LSN; None for one that has no such form here: empty, of
+    another access method, or a deleted B-tree page."""
+    fit, canonical = canonical_pages(pages, first_block)
+    return [
+        hashlib.blake2b(page[8:].tobytes(), digest_size=_DIGEST_BYTES).digest() if is_fit else None
+        for is_fit, page in zip(fit, canonical, strict=True)
+    ]
+
+
+def canonical_pages(pages: Pages, first_block: int) -> tuple[NDArray[np.bool_], Pages]:
+    """Which of these whole pages have a canonical form, and that form, checksum 0. The others are given as they are."""
+    out = pages.copy()
+    heads = _headers(pages)
+    opaque = pages[:, PAGE_BYTES - 4 :].copy().view("<u2")
+    flags = np.where(heads.special == _BTREE_SPECIAL, opaque[:, 0], 0).astype(np.int64)
+    is_used = heads.upper > 0
+    is_heap = is_used & (heads.special == PAGE_BYTES)
+    is_btree = is_used & (heads.special == _BTREE_SPECIAL) & (opaque[:, 1] <= _CYCLE_ID_MAX) & (flags & _DELETED == 0)
+    fit = is_heap | is_btree
+    _clear_hints(out, fit)
+    with_items = is_heap | (is_btree & (flags & _META == 0))
+    is_leaf = is_btree & (flags & _LEAF != 0)
+    _revive(out, heads, is_leaf)
+    items = _items(out, heads, with_items)
+    _mask_tuples(out, items, is_heap, first_block)
+    _clear_btree(out, is_btree)
+    _clear_uncovered(out, heads, items, fit)
+    return fit, out
+
+
+def _headers(pages: Pages) -> _Headers:
+    words = pages[:, :_HEADER_BYTES].copy().view("<u2").astype(np.int64)
+    return _Headers(words[:, 6], words[:, 7], words[:, 8])
+
+
+def _clear_hints(out: Pages, fit: NDArray[np.bool_]) -> None:
+    """Checksum, the hints among the flags, and pd_prune_xid."""
+    keep = np.where(fit, 0, 0xFF).astype(np.uint8)
+    out[:, 8] &= keep
+    out[:, 9] &= keep
+    out[:, 10] &= np.where(fit, 0xF8, 0xFF).astype(np.uint8)
+    for column in range(20, 24):
+        out[:, column] &= keep
+
+
+def _revive(out: Pages, heads: _Headers, is_leaf: NDArray[np.bool_]) -> None:
+    """An index entry that was marked dead is normal again: the mark is a hint."""
+    rows = np.flatnonzero(is_leaf)
+    if not len(rows):
+        return
+    count = int((heads.lower[rows].max() - _HEADER_BYTES) // _POINTER_BYTES)
+    stop = _HEADER_BYTES + count * _POINTER_BYTES
+    pointers = out[rows, _HEADER_BYTES:stop].copy().view("<u4")
+    there = np.arange(count) < ((heads.lower[rows] - _HEADER_BYTES) // _POINTER_BYTES)[:, None]
+    dead = there & (((pointers >> 15) & 3) == _DEAD) & ((pointers >> 17) > 0)
+    pointers = np.where(dead, (pointers & ~np.uint32(3 << 15)) | np.uint32(_NORMAL << 15), pointers)
+    out[rows, _HEADER_BYTES:stop] = pointers.astype("<u4").view(np.uint8)
+
+
+def _items(out: Pages, heads: _Headers, with_items: NDArray[np.bool_]) -> _Items:
+    rows = np.flatnonzero(with_items)
+    counts = np.maximum(0, (heads.lower[rows] - _HEADER_BYTES) // _POINTER_BYTES)
+    most = int(counts.max()) if len(rows) else 0
+    if not most:
+        nothing = np.zeros(0, dtype=np.int64)
+        return _Items(nothing, nothing, nothing, nothing)
+    pointers = out[rows, _HEADER_BYTES : _HEADER_BYTES + most * _POINTER_BYTES].copy().view("<u4").astype(np.int64)
+    at, flag, length = pointers & 0x7FFF, (pointers >> 15) & 3, pointers >> 17
+    fits = (at >= heads.upper[rows][:, None]) & (at + length <= heads.special[rows][:, None])
+    kept = (np.arange(most) < counts[:, None]) & (flag != 0) & (flag != 2) & (length > 0) & fits
+    page, number = np.nonzero(kept)
+    return _Items(rows[page], at[kept], length[kept], number + 1)
+
+
+def _mask_tuples(out: Pages, items: _Items, is_heap: NDArray[np.bool_], first_block: int) -> None:
+    chosen = is_heap[items.page] & (items.length >= _HEADER_BYTES - 1)
+    page, number = items.page[chosen], items.number[chosen]
+    start = page * PAGE_BYTES + items.at[chosen]
+    flat = out.reshape(-1)
+    info = flat[start + 20].astype(np.int64) | flat[start + 21].astype(np.int64) << 8
+    has_xmax = (flat[start + 4] | flat[start + 5] | flat[start + 6] | flat[start + 7]) != 0
+    is_frozen = info & _XMIN_BITS == _XMIN_BITS
+    info = info & ~(_COMBOCID | _XMAX_COMMITTED)
+    info = np.where(is_frozen, info, info & ~_XMIN_BITS)
+    info = np.where(has_xmax, info & ~_XMAX_INVALID, info)
+    flat[start + 20], flat[start + 21] = (info & 0xFF).astype(np.uint8), (info >> 8).astype(np.uint8)
+    for byte in range(8, 12):  # t_cid: a replay has none
+        flat[start + byte] = 0
+    token = (flat[start + 16].astype(np.int64) | flat[start + 17].astype(np.int64) << 8) == _SPECULATIVE
+    _point_at_themselves(flat, start[token], page[token] + first_block, number[token])
+
+
+def _point_at_themselves(
+    flat: NDArray[np.uint8], start: NDArray[np.int64], block: NDArray[np.int64], number: NDArray[np.int64]
+) -> None:
+    """t_ctid of a speculative tuple holds a token; a replay never sees it (heapam_xlog.c, heap_xlog_insert)."""
+    halves = (block >> 16, block & 0xFFFF, number)
+    for index, half in enumerate(halves):
+        flat[start + 12 + 2 * index] = (half & 0xFF).astype(np.uint8)
+        flat[start + 13 + 2 * index] = (half >> 8).astype(np.uint8)
+
+
+def _clear_btree(out: Pages, is_btree: NDArray[np.bool_]) -> None:
+    keep = np.where(is_btree, 0xFF & ~(_GARBAGE | _SPLIT_END), 0xFF).astype(np.uint8)
+    out[:, PAGE_BYTES - 4] &= keep
+    out[is_btree, PAGE_BYTES - 2 :] = 0
+
+
+def _clear_uncovered(out: Pages, heads: _Headers, items: _Items, fit: NDArray[np.bool_]) -> None:
+    """Zero everything between the line pointers and the special space that is no item: the hole, padding, old tuples."""
+    edges = np.zeros((len(out), PAGE_BYTES + 1), dtype=np.int16)
+    np.add.at(edges, (items.page, items.at), 1)
+    np.add.at(edges, (items.page, items.at + items.length), -1)
+    rows = np.arange(len(out))
+    edges[rows, 0] += 1
+    edges[rows, np.clip(heads.lower, 0, PAGE_BYTES)] -= 1
+    edges[rows, np.clip(heads.special, 0, PAGE_BYTES)] += 1
+    covered = np.cumsum(edges[:, :PAGE_BYTES], axis=1, dtype=np.int16) > 0
+    covered[~fit] = True
+    out *= covered

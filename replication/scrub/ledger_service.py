@@ -1,0 +1,321 @@
+"""The ledger as a service: follows the node's own WAL, checks the chain in it, and after each checkpoint that what it wrote is
+there (DESIGN section 5, checks 1 and 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import asyncpg
+import structlog
+
+from replication.errors import SQL_ERRORS, ActionFailed
+from replication.history import read_timeline
+from replication.local_node import LocalNode
+from replication.model import WAL_SEGMENT_BYTES, DataDirectory, FaultKind, LedgerStatus, Place, Postmaster, format_lsn
+from replication.node import DATABASE
+from replication.probes.sql import SqlFacts
+from replication.relation_files import lsns_on_disk
+from replication.scrub import wal_blocks
+from replication.scrub.findings import Findings
+from replication.scrub.pages import Budget
+from replication.scrub.relation_path import fork_path
+from replication.scrub.tuples import HeapRecord
+from replication.scrub.wal_ledger import Broken, Last, Ledger, Reading, Ref, Relation
+from replication.sql_write import bounded
+from replication.threads import in_thread
+from replication.wal_files import segment_name
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+_BREAKS_OFF: tuple[type[Exception], ...] = (*SQL_ERRORS, ActionFailed)
+_EVERY_S = 0.5
+_STEP_BYTES = 16 * WAL_SEGMENT_BYTES
+_LOOK_BACK_BYTES = 64 * WAL_SEGMENT_BYTES
+_QUIET_BYTES = 64 * 1024
+_READ_S = 30.0
+_READ_PAGES = 256
+_AGAIN, _PAUSE_S = 4, 0.05
+
+
+class LedgerService:
+    """`run` in a task group; `judge` and `explain` for others who met a page. Only touched on the event loop."""
+
+    def __init__(self, local: LocalNode, findings: Findings, latency_ms: Callable[[], int | None]) -> None:
+        self.ledger: Ledger | None = None
+        self._local = local
+        self._findings = findings
+        self._latency_ms = latency_ms
+        self._connection: asyncpg.Connection | None = None
+        self._turn = asyncio.Lock()
+        self._cursor = 0
+        self._copy: int | None = None
+        self._verified_lsn = 0
+        self._verified_blocks = 0
+        self._images = 0
+        self._problem: str | None = None
+
+    async def run(self) -> None:
+        """Until cancelled. Raises nothing else: what cannot be read yet is read the next time."""
+        try:
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(self._repeat(self._follow), name="ledger-follow")
+                loops.create_task(self._repeat(self._verify), name="ledger-verify")
+        finally:
+            self._drop()
+
+    async def _repeat(self, step: Callable[[], Awaitable[bool]]) -> None:
+        while True:
+            try:
+                has_more = await step()
+            except _BREAKS_OFF as error:
+                has_more = False
+                self._broke_off(error)
+            await asyncio.sleep(0 if has_more else _EVERY_S)
+
+    def status(self) -> LedgerStatus | None:
+        """What it has read and verified; None before it began."""
+        if self.ledger is None:
+            return None
+        facts = self._local.memory.sql.facts
+        end = None if facts is None else _end_of(facts)
+        return LedgerStatus(
+            lag_bytes=0 if end is None else max(0, end - self._cursor),
+            since_lsn=self.ledger.since,
+            read_to_lsn=self.ledger.read_to,
+            entries=len(self.ledger),
+            verified_lsn=self._verified_lsn,
+            verified_blocks=self._verified_blocks,
+            chain_checked=self._has_images,
+            images=self._images,
+            problem=self._problem,
+        )
+
+    @property
+    def redo_lsn(self) -> int:
+        """Where the last completed checkpoint of this node began."""
+        facts = self._local.memory.sql.facts
+        return 0 if facts is None else facts.redo_lsn or 0
+
+    async def is_explained(self, relation: Relation, block: int, since_lsn: int) -> bool:
+        """Whether the block may lawfully be older, or empty: its relation was cut off since. What WAL no longer tells counts as
+        explained: it is no proof."""
+        ledger, path = self.ledger, await in_thread(fork_path, self._local.node.data_dir, relation)
+        if ledger is None or path is None:
+            return True
+        span = since_lsn, self._cursor
+        try:
+            is_cut = await self._ask(lambda connection: wal_blocks.was_cut_off(connection, path, *span))
+        except (asyncpg.PostgresError, ActionFailed):
+            return True
+        if is_cut:
+            ledger.forget(relation, block)
+        return is_cut
+
+    async def records_ending_at(self, lsn: int) -> set[tuple[Relation, int]] | None:
+        """The blocks of the record that ends exactly there: none when no record does; None when that WAL is not here any more.
+        Raises OSError."""
+        start = lsn - lsn % WAL_SEGMENT_BYTES - WAL_SEGMENT_BYTES
+        try:
+            if not self._has_images:
+                facts = self._local.memory.sql.facts
+                timeline = facts.timeline if facts is not None else 0
+                refs, _ = await wal_blocks.read_refs_as_text(
+                    self._local.node, timeline, max(start, WAL_SEGMENT_BYTES), lsn
+                )
+            else:
+                span = max(start, WAL_SEGMENT_BYTES), lsn
+                refs = await self._ask(lambda connection: wal_blocks.read_refs(connection, *span))
+        except (asyncpg.PostgresError, ActionFailed):
+            return None
+        if not refs:
+            return None
+        return {(ref.relation, ref.block) for ref in refs if ref.end_lsn == lsn}
+
+    async def heap_records(self, relation: Relation, block: int, lsn: int) -> list[HeapRecord]:
+        """The records on a heap block up to `lsn`, as far back as WAL is here within `_LOOK_BACK_BYTES`; none on PostgreSQL 15."""
+        if not self._has_images:
+            return []
+        names = await in_thread(os.listdir, self._local.node.data_dir / "pg_wal")
+        first = lsn // WAL_SEGMENT_BYTES
+        facts = self._local.memory.sql.facts
+        while facts is not None and lsn - first * WAL_SEGMENT_BYTES < _LOOK_BACK_BYTES:
+            if not any(segment_name(tli, first - 1) in names for tli in range(1, facts.timeline + 1)):
+                break
+            first -= 1
+        start = max(1, first) * WAL_SEGMENT_BYTES
+        try:
+            return await self._ask(lambda connection: wal_blocks.heap_records(connection, relation, block, start, lsn))
+        except (asyncpg.PostgresError, ActionFailed):
+            return []
+
+    @property
+    def _has_images(self) -> bool:
+        return self._local.node.installation.version[0] >= wal_blocks.BLOCK_INFO_SINCE
+
+    def _may_read(self) -> SqlFacts | None:
+        local = self._local
+        facts = local.memory.sql.facts
+        fit = local.supervisor.postmaster is Postmaster.RUNNING and local.memory.doing is None
+        return facts if fit and local.memory.data is DataDirectory.PRESENT and local.state.schema_applied else None
+
+    async def _follow(self) -> bool:
+        """Read the next stretch of WAL; whether there is more at once."""
+        facts = self._may_read()
+        if facts is None:
+            self._drop()
+            return False
+        end, redo = _end_of(facts), facts.redo_lsn
+        if end is None or redo is None:
+            return False
+        copy = self._local.state.rebuilt_revision
+        if self.ledger is None or self._copy != copy:
+            self.ledger, self._cursor, self._copy, self._verified_lsn = Ledger(redo), redo, copy, 0
+        ledger = self.ledger
+        stop = min(end, self._cursor + _STEP_BYTES)
+        if stop > self._cursor:
+            await self._read(ledger, facts.timeline, stop)
+        return stop < end
+
+    async def _read(self, ledger: Ledger, timeline: int, stop: int) -> None:
+        start = self._cursor
+        if not self._has_images:
+            refs, read_to = await wal_blocks.read_refs_as_text(self._local.node, timeline, start, stop)
+        else:
+            refs, read_to = await self._read_sql(start, stop)
+        self._cursor = read_to
+        self._problem = None
+        self._images += sum(ref.image_lsn is not None for ref in refs)
+        for broken in ledger.note(refs, stop):
+            await self._chain_broken(broken)
+
+    async def _read_sql(self, start: int, stop: int) -> tuple[list[Ref], int]:
+        span = start, stop
+        refs = await self._ask(lambda connection: wal_blocks.read_refs(connection, *span))
+        if refs or stop - start < _QUIET_BYTES:
+            return refs, max((ref.end_lsn for ref in refs), default=start)
+        return refs, await self._ask(lambda connection: wal_blocks.last_record_end(connection, *span)) or start
+
+    async def _chain_broken(self, broken: Broken) -> None:
+        if not await self._is_of_this_primary(broken.end_lsn):
+            return
+        path = await in_thread(fork_path, self._local.node.data_dir, broken.relation)
+        place = Place(path=path, block=broken.block)
+        value = (
+            f"image with LSN {format_lsn(broken.image_lsn)} in the record that ends at {format_lsn(broken.end_lsn)}; the "
+            f"block's record before ended at {format_lsn(broken.previous_lsn)}"
+        )
+        if broken.reading is Reading.STALE:
+            kind, sentence = FaultKind.STALE_PAGE, f"{place} came back from its disk older than it was, and was changed"
+        else:
+            kind, sentence = (
+                FaultKind.MISDIRECTED_WRITE,
+                f"{place} came back from its disk as another page, and was changed",
+            )
+        self._findings.add_to_primary(kind, sentence, what="chain check of WAL", value=value, places=(place,))
+
+    async def _is_of_this_primary(self, lsn: int) -> bool:
+        """A record before the fork was written by one that has been replaced since."""
+        facts = self._local.memory.sql.facts
+        if facts is None:
+            return False
+        try:
+            history = await in_thread(read_timeline, self._local.node.data_dir / "pg_wal", facts.timeline)
+        except (OSError, ValueError):
+            return False
+        return lsn > history.begins(facts.timeline)
+
+    async def _verify(self) -> bool:
+        """Every block whose last record a completed checkpoint must have written is on the disk, or was changed since."""
+        ledger, redo = self.ledger, self.redo_lsn
+        if ledger is None or self._may_read() is None or redo <= self._verified_lsn or redo > ledger.read_to:
+            return False
+        settings = self._local.node.settings
+        budget = Budget(settings.scrub_mb_per_s, settings.scrub_latency_ms_max)
+        due, began_s, count = ledger.due(redo), time.monotonic(), 0
+        for relation, lasts in sorted(due.items()):
+            path = await in_thread(fork_path, self._local.node.data_dir, relation)
+            blocks = sorted(lasts)
+            for first in range(0, len(blocks), _READ_PAGES) if path is not None else ():
+                some = {block: lasts[block] for block in blocks[first : first + _READ_PAGES]}
+                await self._verify_some(relation, path or "", some)
+                count += len(some)
+                await asyncio.sleep(budget.waits_s(len(some), self._latency_ms()))
+        self._verified_lsn = redo
+        self._verified_blocks += count
+        if count:
+            took_s = round(time.monotonic() - began_s, 2)
+            _log.info("agent.checkpoint_verified", redo=format_lsn(redo), blocks=count, took_s=took_s)
+        return False
+
+    async def _verify_some(self, relation: Relation, path: str, lasts: dict[int, Last]) -> None:
+        seen = await self._on_disk(path, list(lasts))
+        late = {block for block, lsn in seen.items() if lsn is not None and lsn < lasts[block].floor}
+        for _ in range(_AGAIN):
+            if not late:
+                return
+            await asyncio.sleep(_PAUSE_S)
+            seen = await self._on_disk(path, sorted(late))
+            late = {block for block, lsn in seen.items() if lsn is not None and lsn < lasts[block].floor}
+        for block in sorted(late):
+            await self._lost(relation, path, block, seen[block] or 0, lasts[block])
+
+    async def _lost(self, relation: Relation, path: str, block: int, lsn: int, last: Last) -> None:
+        if await self.is_explained(relation, block, last.floor - 1):
+            return
+        place = Place(path=path, block=block)
+        self._findings.add(
+            FaultKind.LOST_WRITE,
+            f"a write of {place} never reached the disk, although a checkpoint is complete since",
+            what="verification after a checkpoint",
+            value=f"LSN {format_lsn(lsn)} on the disk, {format_lsn(last.lsn)} in WAL, REDO {format_lsn(self.redo_lsn)}",
+            places=(place,),
+        )
+
+    async def _on_disk(self, path: str, blocks: list[int]) -> dict[int, int | None]:
+        try:
+            return await in_thread(lsns_on_disk, self._local.node.data_dir, path, blocks)
+        except OSError as error:
+            sentence = f"the disk does not give {path}"
+            self._findings.add(
+                FaultKind.STORAGE_ERROR, sentence, what="verification after a checkpoint", value=repr(error)
+            )
+            return {}
+
+    async def _ask(self, question: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:
+        """One at a time on the one connection. Raises ActionFailed(DEADLINE) or one of SQL_ERRORS."""
+        async with self._turn:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await self._local.node.connect(database=DATABASE, application_name="locum_ledger")
+            work = question(self._connection)
+            return await bounded(self._connection, work, deadline_s=_READ_S, what="reading WAL")
+
+    def _broke_off(self, error: Exception) -> None:
+        """WAL that is gone, or a server that is: begin anew at the last checkpoint, from which on WAL is there."""
+        said = repr(error)[:300]
+        if said != self._problem:
+            _log.info("agent.ledger_broke_off", error=said)
+        self._problem = said
+        self._drop()
+        facts = self._local.memory.sql.facts
+        if (
+            isinstance(error, asyncpg.PostgresError | ActionFailed)
+            and facts is not None
+            and self._cursor < (facts.redo_lsn or 0)
+        ):
+            self.ledger = None
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+def _end_of(facts: SqlFacts) -> int | None:
+    """What WAL the node itself has written, or replayed: pg_walinspect reads no further."""
+    return facts.replay_lsn if facts.in_recovery else facts.flush_lsn

@@ -1,0 +1,110 @@
+"""What WAL says must be on a heap page, tuple by tuple: who inserted each, and who deleted, updated or locked it. Pure.
+
+Two nodes whose pages bear one LSN and differ cannot both be right, and no LSN tells which. But a record names its transaction and
+the place of the tuple: a page on which that transaction left no trace has lost a write (src/backend/access/rmgrdesc/heapdesc.c).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+_POINTERS_AT, _POINTER_BYTES, _NORMAL = 24, 4, 1
+_SUPER_DELETE = 0x08  # src/include/access/heapam_xlog.h, XLH_DELETE_IS_SUPER
+_FIELD = re.compile(r"(\w+): (0x[0-9A-F]+|\d+)", re.I)
+_LISTS = re.compile(r"(?:redirected|dead|unused): \[([^\]]*)\]")
+_OFFSETS = re.compile(r"offsets: \[([\d, ]*)\]")
+
+
+class HeapRecord(NamedTuple):
+    """One record's word on one heap block. `kind`: `Heap INSERT`. `block_id`: which of the record's blocks it is, `is_alone`: the
+    record names no other. `is_image`: it carries the page whole."""
+
+    kind: str
+    description: str
+    xid: int
+    block_id: int
+    is_alone: bool
+    is_image: bool
+
+
+class Trace(NamedTuple):
+    """What must be found at one place of a page; None: WAL does not say."""
+
+    xmin: int | None = None
+    xmax: int | None = None
+
+
+def traces(records: Iterable[HeapRecord]) -> dict[int, Trace]:
+    """What must be on the page after these records, in the order of WAL. An image of the page, freezing, and whatever is
+    not understood end what was known before."""
+    known: dict[int, Trace] = {}
+    for record in records:
+        if record.is_image:
+            known.clear()
+        kind = record.kind.removesuffix("+INIT")
+        fields = {name: int(value, 0) for name, value in _FIELD.findall(record.description)}
+        if kind == "Heap INSERT" and "off" in fields:
+            known[fields["off"]] = Trace(xmin=record.xid)
+        elif kind in ("Heap UPDATE", "Heap HOT_UPDATE") and {"old_off", "new_off"} <= fields.keys():
+            _update(known, record, fields)
+        elif kind in ("Heap DELETE", "Heap LOCK") and {"xmax", "off"} <= fields.keys():
+            gone = kind == "Heap DELETE" and fields.get("flags", 0) & _SUPER_DELETE
+            before = known.pop(fields["off"], Trace())
+            if not gone:
+                known[fields["off"]] = before._replace(xmax=fields["xmax"])
+        elif kind == "Heap2 MULTI_INSERT" and (listed := _OFFSETS.search(record.description)) is not None:
+            known |= {int(number): Trace(xmin=record.xid) for number in listed[1].split(",") if number.strip()}
+        elif kind.startswith("Heap2 PRUNE") and not fields.get("nplans"):
+            for number in _pruned(record.description):
+                known.pop(number, None)
+        else:
+            known.clear()
+    return known
+
+
+def _pruned(description: str) -> set[int]:
+    """Places whose tuples pruning took away, or moved; without a plan to freeze it leaves the others as they were."""
+    lists = " ".join(found[1] for found in _LISTS.finditer(description))
+    return {int(number) for number in re.findall(r"\d+", lists)}
+
+
+def _update(known: dict[int, Trace], record: HeapRecord, fields: dict[str, int]) -> None:
+    """Block 0 has the new tuple, block 1 the old one; a record with one block has both there."""
+    is_new, is_old = record.block_id == 0, record.block_id == 1 or record.is_alone
+    if is_old:
+        before = known.get(fields["old_off"], Trace())
+        known[fields["old_off"]] = before._replace(xmax=fields.get("old_xmax"))
+    if is_new:
+        known[fields["new_off"]] = Trace(xmin=record.xid)
+
+
+def without_trace(page: bytes, expected: dict[int, Trace]) -> list[str]:
+    """Everything that must be on the page and is not, a sentence each."""
+    said = []
+    for number, trace in sorted(expected.items()):
+        found = _tuple(page, number)
+        if found is None:
+            said.append(f"no tuple {number}, which transaction {trace.xmin or trace.xmax} wrote")
+            continue
+        xmin, xmax = found
+        if trace.xmin is not None and xmin != trace.xmin:
+            said.append(f"tuple {number} is of transaction {xmin}, not {trace.xmin}")
+        elif trace.xmax is not None and xmax != trace.xmax:
+            said.append(f"tuple {number} was changed by transaction {trace.xmax}, and does not show it")
+    return said
+
+
+def _tuple(page: bytes, number: int) -> tuple[int, int] | None:
+    """(xmin, xmax) of a tuple; None where there is none."""
+    lower = struct.unpack_from("<H", page, 12)[0]
+    at = _POINTERS_AT + (number - 1) * _POINTER_BYTES
+    if number < 1 or at + _POINTER_BYTES > lower:
+        return None
+    (pointer,) = struct.unpack_from("<I", page, at)
+    if (pointer >> 15) & 3 != _NORMAL or (pointer & 0x7FFF) + 8 > len(page):
+        return None
+    xmin, xmax = struct.unpack_from("<II", page, pointer & 0x7FFF)
+    return int(xmin), int(xmax)

@@ -1,0 +1,133 @@
+"""Which blocks the WAL names, in its order: through pg_walinspect on PostgreSQL 16 and newer, as text of pg_waldump on 15.
+
+Sources: contrib/pg_walinspect/pg_walinspect.c; src/bin/pg_waldump/pg_waldump.c (XLogDumpDisplayRecord). On 15 nothing gives the
+images, so that the chain check is not to be had there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+import asyncpg
+
+from replication.errors import ActionFailed
+from replication.model import Reason
+from replication.node import Node
+from replication.scrub.tuples import HeapRecord
+from replication.scrub.wal_ledger import Mark, Ref, Relation
+from replication.wal_end import record_end, waldump
+
+BLOCK_INFO_SINCE = 16
+_REFS = """
+SELECT reltablespace::bigint AS tablespace, reldatabase::bigint AS database, relfilenode::bigint AS number,
+       relblocknumber::bigint AS block,
+       array_agg((end_lsn - '0/0')::bigint) AS ends,
+       array_agg(resource_manager || ' ' || record_type || ' ' || block_id) AS kinds,
+       array_agg(substring(block_fpi_data FROM 1 FOR 8)) AS images
+FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, true) WHERE relforknumber = 0
+GROUP BY reltablespace, reldatabase, relfilenode, relblocknumber
+"""
+_HEAP = """
+SELECT resource_manager || ' ' || record_type AS kind, description, xid::text::bigint AS xid, block_id, blocks, is_image
+FROM (SELECT *, count(*) OVER (PARTITION BY start_lsn) AS blocks, block_fpi_length > 0 AS is_image
+      FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, false)) AS refs
+WHERE relforknumber = 0 AND reltablespace = $3::bigint::oid AND reldatabase = $4::bigint::oid
+  AND relfilenode = $5::bigint::oid AND relblocknumber = $6::bigint ORDER BY end_lsn
+"""
+_LAST_END = "SELECT max(end_lsn - '0/0')::bigint FROM pg_get_wal_records_info($1::pg_lsn, $2::pg_lsn)"
+_CUT = """
+SELECT EXISTS (SELECT 1 FROM pg_get_wal_records_info($1::pg_lsn, $2::pg_lsn)
+               WHERE resource_manager = 'Storage' AND record_type = 'TRUNCATE' AND description LIKE $3 || ' to %')
+"""
+_UNSURE = re.compile(r"Hash (?:SQUEEZE_PAGE|MOVE_PAGE_CONTENTS|DELETE) ")
+_LINE = re.compile(
+    r"rmgr: (\S+)\s+len \(rec/tot\):\s*\d+/\s*(\d+), tx:\s*\d+, lsn: ([0-9A-F]+)/([0-9A-F]+), prev [^,]+, desc: (\S*)"
+)
+_BLOCK = re.compile(r"blkref #(?P<id>\d+): rel (?P<rel>\d+/\d+/\d+)(?: fork (?P<fork>\w+))? blk (?P<block>\d+)")
+
+
+def mark_of(kind: str) -> Mark:
+    """What a record of this kind (`Heap INSERT 0`: resource manager, type, number of its block) does to the page's LSN."""
+    if kind.startswith("XLOG FPI_FOR_HINT"):
+        return Mark.HINT
+    return Mark.UNSURE if _UNSURE.match(kind) else Mark.SET
+
+
+async def read_refs(connection: asyncpg.Connection, start_lsn: int, end_lsn: int) -> list[Ref]:
+    """Every block that a record in [start, end) names, those of one block in the order of WAL (16 and newer).
+
+    Raises asyncpg's errors: an InvalidParameterValue or a missing segment when that WAL is not here (any more).
+    """
+    return [ref for row in await connection.fetch(_REFS, start_lsn, end_lsn) for ref in _of_row(row)]
+
+
+def _of_row(row: asyncpg.Record) -> Iterator[Ref]:
+    relation = Relation(row["tablespace"], row["database"], row["number"])
+    words = sorted(zip(row["ends"], row["kinds"], row["images"], strict=True), key=lambda word: int(word[0]))
+    for end, kind, image in words:  # a grouping by sort would not keep the order
+        lsn = None if image is None else int.from_bytes(image[:4], "little") << 32 | int.from_bytes(image[4:], "little")
+        yield Ref(relation, row["block"], end, mark_of(kind), lsn)
+
+
+async def heap_records(
+    connection: asyncpg.Connection, relation: Relation, block: int, start_lsn: int, end_lsn: int
+) -> list[HeapRecord]:
+    """Every record on one heap block in [start, end), in order (16 and newer)."""
+    rows = await connection.fetch(_HEAP, start_lsn, end_lsn, *relation, block)
+    return [
+        HeapRecord(
+            row["kind"], row["description"] or "", row["xid"], row["block_id"], row["blocks"] == 1, row["is_image"]
+        )
+        for row in rows
+    ]
+
+
+async def last_record_end(connection: asyncpg.Connection, start_lsn: int, end_lsn: int) -> int:
+    """Where the last whole record in [start, end) ends; 0 when there is none."""
+    return int(await connection.fetchval(_LAST_END, start_lsn, end_lsn) or 0)
+
+
+async def was_cut_off(connection: asyncpg.Connection, path: str, start_lsn: int, end_lsn: int) -> bool:
+    """Whether WAL in [start, end) shortened the relation at `base/5/16397`: blocks behind its end come back empty."""
+    return bool(await connection.fetchval(_CUT, start_lsn, end_lsn, path))
+
+
+async def read_refs_as_text(node: Node, timeline: int, start: int, end: int) -> tuple[list[Ref], int]:
+    """The same through pg_waldump, without images, and where the last whole record ends (`start` when there is none).
+    Raises ActionFailed, when that WAL is not here (any more) too."""
+    text = await waldump(node, node.data_dir / "pg_wal", timeline, start, end)
+    refs, read_to = parse_refs(text.splitlines())
+    if not read_to and "could not" in text:
+        raise ActionFailed(Reason.FAILED, f"pg_waldump said: {text.strip()[-200:]}")
+    return refs, max(read_to, start)
+
+
+def parse_refs(lines: Iterable[str]) -> tuple[list[Ref], int]:
+    """Blocks of main forks in pg_waldump's lines, and where the last record ends. Anything else between them is passed over."""
+    refs: list[Ref] = []
+    last: re.Match[str] | None = None
+    for line in lines:
+        if "blkref #" not in line:
+            last = _LINE.match(line) or last
+            continue
+        found = _LINE.match(line)
+        if found is None:
+            continue
+        last, end = found, _end(found)
+        for block in _BLOCK.finditer(line, found.end()):
+            if (block["fork"] or "main") == "main":
+                relation = _relation(block["rel"])
+                refs.append(Ref(relation, int(block["block"]), end, mark_of(f"{found[1]} {found[5]} {block['id']}")))
+    return refs, 0 if last is None else _end(last)
+
+
+def _end(found: re.Match[str]) -> int:
+    return record_end(int(found[3], 16) << 32 | int(found[4], 16), int(found[2]), f"{found[1]} {found[5]}")
+
+
+@lru_cache(maxsize=1_000)
+def _relation(text: str) -> Relation:
+    tablespace, database, number = text.split("/")
+    return Relation(int(tablespace), int(database), int(number))

@@ -1,0 +1,182 @@
+"""Pages with a checksum that fits and the wrong content, on real nodes: WAL and the other node tell, and name the guilty one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from failover.drill.faults.damage import page_of, resealed
+from replication.installation import find_installation
+from replication.model import Fault, FaultKind
+from replication.page import PAGE_BYTES
+from tests.nodes import NodeUnderTest, Pair, two_nodes
+
+pytestmark = pytest.mark.skipif(
+    find_installation(None).version[0] < 17, reason="needs PostgreSQL 17 or newer to evict a page while it runs"
+)
+
+ROWS = 4_000
+FOUND_S = 15.0
+_EVICT = """
+SELECT count(pg_buffercache_evict(bufferid)) FROM pg_buffercache WHERE relfilenode = pg_relation_filenode('appointment')
+"""
+_QUICK = {"scrub_mb_per_s": 0.0, "compare_mb_per_s": 0.0, "scrub_pause_s": 0.5}
+_IDLE = {"scrub_mb_per_s": 0.0, "compare_mb_per_s": 0.0, "scrub_pause_s": 600.0}
+
+
+class Table:
+    """The table `appointment`, about a hundred pages, as one node has it."""
+
+    def __init__(self, node: NodeUnderTest, connection: asyncpg.Connection, path: Path) -> None:
+        self.node = node
+        self.connection = connection
+        self.path = path
+
+    async def flush(self) -> None:
+        """All of it onto the disk, and out of shared buffers."""
+        await self.connection.execute("CHECKPOINT")
+        await self.connection.fetchval(_EVICT)
+
+    async def page(self, block: int) -> bytes:
+        return page_of(await asyncio.to_thread(self.path.read_bytes), block)
+
+    async def plant(self, block: int, page: bytes) -> None:
+        """Put a page there, behind PostgreSQL's back, where nothing of it is cached."""
+        await self.connection.fetchval(_EVICT)
+        with self.path.open("r+b") as file:
+            file.seek(block * PAGE_BYTES)
+            file.write(page)
+
+
+@asynccontextmanager
+async def tables(root: Path, **settings: float) -> AsyncIterator[tuple[Pair, Table, Table]]:
+    async with two_nodes(root, **settings) as pair:
+        await pair.stream()
+        opened = []
+        primary = await pair.a.connect()
+        await primary.execute("CREATE EXTENSION pg_buffercache")
+        await primary.execute(
+            "INSERT INTO appointment SELECT i, repeat('x', 150) FROM generate_series(1, $1::int) i", ROWS
+        )
+        path = await primary.fetchval("SELECT pg_relation_filepath('appointment')")
+        for node in (pair.a, pair.b):
+            connection = await node.connect()
+            opened.append(connection)
+            await node.wait(lambda report: (report.replay_lsn or report.flush_lsn or 0) >= 0)
+        try:
+            a, b = (
+                Table(node, c, node.settings.data_dir / path) for node, c in zip((pair.a, pair.b), opened, strict=True)
+            )
+            await settled(a, b)
+            yield pair, a, b
+        finally:
+            for connection in (primary, *opened):
+                connection.terminate()
+
+
+async def settled(a: Table, b: Table) -> None:
+    """Everything is on both disks, hint bits too: an image for one that is set later would heal a standby's page."""
+    await a.connection.fetchval("SELECT count(note) FROM appointment")
+    await a.flush()
+    lsn = await a.connection.fetchval("SELECT pg_current_wal_flush_lsn()")
+    async with asyncio.timeout(20):
+        while not await b.connection.fetchval("SELECT pg_last_wal_replay_lsn() >= $1", lsn):
+            await asyncio.sleep(0.02)
+    await b.flush()
+
+
+async def finding(
+    node: NodeUnderTest, wanted: Callable[[Fault], bool], *, of_upstream: bool = False, within_s: float = FOUND_S
+) -> Fault:
+    until = time.monotonic() + within_s
+    while True:
+        report = await node.report()
+        faults = report.upstream_faults if of_upstream else report.faults
+        for fault in faults:
+            if wanted(fault):
+                return fault
+        seen = (report.faults, report.ledger, report.comparison_of_pages, report.scrub, report.redo_lsn)
+        assert time.monotonic() < until, "\n".join(map(str, seen))
+        await asyncio.sleep(0.05)
+
+
+async def change(table: Table, block: int, note: str) -> None:
+    await table.connection.execute(
+        "UPDATE appointment SET note = $1 WHERE ctid = (SELECT min(ctid) FROM appointment WHERE ctid > format('(%s,0)', $2::int)::tid)",
+        note,
+        block,
+    )
+
+
+@pytest.mark.parametrize("role", ["primary", "standby"])
+async def test_a_stale_page_that_nobody_touches_is_found_and_only_its_node_blamed(tmp_path: Path, role: str) -> None:
+    async with tables(tmp_path, **_QUICK) as (_, a, b):
+        sick, other = (a, b) if role == "primary" else (b, a)
+        old = await sick.page(9)
+        await change(a, 9, "newer")
+        await settled(a, b)
+        await sick.plant(9, old)
+        fault = await finding(sick.node, lambda one: one.kind in (FaultKind.STALE_PAGE, FaultKind.LOST_WRITE))
+        assert fault.is_proof and [place.block for place in fault.places] == [9]
+        assert (await other.node.report()).faults == ()
+
+
+async def test_a_stale_page_that_is_changed_first_is_named_by_the_chain_in_wal(tmp_path: Path) -> None:
+    """By both agents: the standby has received the proof of what its primary read back."""
+    async with tables(tmp_path, **_IDLE) as (pair, a, b):
+        old = await a.page(9)
+        await change(a, 9, "newer")
+        await settled(a, b)
+        await a.connection.execute("CHECKPOINT")
+        await a.plant(9, old)
+        began = time.monotonic()
+        await change(a, 9, "on an old page")
+        fault = await finding(pair.a, lambda one: one.kind is FaultKind.STALE_PAGE, within_s=5)
+        assert fault.is_proof and fault.places[0].block == 9
+        await finding(pair.b, lambda one: one.kind is FaultKind.STALE_PAGE, of_upstream=True, within_s=5)
+        print(f"named after {time.monotonic() - began:.2f} s")
+        assert (await pair.b.report()).faults == ()
+
+
+@pytest.mark.parametrize("role", ["primary", "standby"])
+async def test_a_page_of_another_place_names_the_guilty_node(tmp_path: Path, role: str) -> None:
+    """The other node's page looks late beside it, and is not."""
+    async with tables(tmp_path, **_QUICK) as (_, a, b):
+        sick, other = (a, b) if role == "primary" else (b, a)
+        await change(a, 20, "the newest page")
+        await settled(a, b)
+        await sick.plant(9, resealed(await sick.page(20), 9))
+        fault = await finding(sick.node, lambda one: one.kind is FaultKind.MISDIRECTED_WRITE)
+        assert fault.is_proof and fault.places[0].block == 9
+        assert (await other.node.report()).faults == ()
+
+
+async def test_a_page_zeroed_in_the_middle_of_a_table_is_found(tmp_path: Path) -> None:
+    async with tables(tmp_path, **_QUICK) as (pair, a, _):
+        await a.plant(9, bytes(PAGE_BYTES))
+        fault = await finding(pair.a, lambda one: one.kind in (FaultKind.STALE_PAGE, FaultKind.LOST_WRITE))
+        assert fault.is_proof and fault.places[0].block == 9
+
+
+async def test_a_second_write_lost_within_one_checkpoint_is_seen_by_the_digest(tmp_path: Path) -> None:
+    """Both copies bear one LSN, and the chain in WAL is whole: their contents differ, and WAL knows whose tuple has no trace."""
+    async with tables(tmp_path, **_QUICK) as (_, a, b):
+        await a.connection.execute("CHECKPOINT")
+        await change(a, 9, "first")
+        await a.connection.fetchval(_EVICT)
+        once = await a.page(9)
+        await a.connection.execute("DELETE FROM appointment WHERE ctid = '(9,7)'")
+        await a.connection.fetchval(_EVICT)
+        await a.plant(9, once)
+        await a.connection.execute("DELETE FROM appointment WHERE ctid = '(9,9)'")
+        await settled(a, b)
+        fault = await finding(a.node, lambda one: one.kind is FaultKind.LOST_WRITE)
+        assert fault.is_proof and fault.places[0].block == 9
+        assert "tuple 7" in fault.evidence[0].value
+        assert (await b.node.report()).faults == ()

@@ -1,0 +1,72 @@
+"""What WAL says must be on a heap page."""
+
+from __future__ import annotations
+
+import struct
+
+from replication.page import PAGE_BYTES
+from replication.scrub.tuples import HeapRecord, Trace, traces, without_trace
+
+
+def record(
+    kind: str, description: str, xid: int = 700, *, block_id: int = 0, alone: bool = True, image: bool = False
+) -> HeapRecord:
+    return HeapRecord(f"Heap {kind}", description, xid, block_id, alone, image)
+
+
+def page(*tuples: tuple[int, int]) -> bytes:
+    made = bytearray(PAGE_BYTES)
+    struct.pack_into("<H", made, 12, 24 + 4 * len(tuples))
+    for number, (xmin, xmax) in enumerate(tuples):
+        at = PAGE_BYTES - 40 * (number + 1)
+        struct.pack_into("<I", made, 24 + 4 * number, at | 1 << 15 | 32 << 17)
+        struct.pack_into("<II", made, at, xmin, xmax)
+    return bytes(made)
+
+
+INSERT = record("INSERT", "off: 1, flags: 0x08", 700)
+DELETE = record("DELETE", "xmax: 705, off: 1, infobits: [KEYS_UPDATED], flags: 0x00", 705)
+HOT = record("HOT_UPDATE", "old_xmax: 706, old_off: 1, old_infobits: [], flags: 0x20, new_xmax: 0, new_off: 2", 706)
+
+
+def test_a_tuple_shows_who_wrote_it_and_who_changed_it_last() -> None:
+    assert traces([INSERT, DELETE]) == {1: Trace(700, 705)}
+    assert traces([INSERT, HOT]) == {1: Trace(700, 706), 2: Trace(706)}
+    assert without_trace(page((700, 706), (706, 0)), traces([INSERT, HOT])) == []
+    assert without_trace(page((700, 0), (706, 0)), traces([INSERT, HOT])) == [
+        "tuple 1 was changed by transaction 706, and does not show it"
+    ]
+    assert without_trace(page((700, 706)), traces([INSERT, HOT])) == ["no tuple 2, which transaction 706 wrote"]
+    assert without_trace(page((699, 0)), traces([INSERT])) == ["tuple 1 is of transaction 699, not 700"]
+
+
+def test_an_update_across_blocks_leaves_one_tuple_on_each() -> None:
+    said = "old_xmax: 706, old_off: 1, old_infobits: [], flags: 0x00, new_xmax: 0, new_off: 5"
+    assert traces([INSERT, record("UPDATE", said, 706, block_id=1, alone=False)]) == {1: Trace(700, 706)}
+    assert traces([record("UPDATE+INIT", said, 706, block_id=0, alone=False)]) == {5: Trace(706)}
+
+
+def test_an_image_freezing_and_what_is_not_known_end_what_was_known() -> None:
+    image = record("LOCK", "xmax: 9, off: 3, infobits: [LOCK_ONLY], flags: 0x00", image=True)
+    assert traces([INSERT, image]) == {3: Trace(None, 9)}
+    freeze = HeapRecord("Heap2 PRUNE_VACUUM_SCAN", "isCatalogRel: F, nplans: 1, plans: [...]", 0, 0, True, False)
+    assert traces([INSERT, freeze]) == {}
+    assert traces([INSERT, record("INPLACE", "off: 1")]) == {}
+
+
+def test_pruning_takes_away_what_it_names_and_leaves_the_rest() -> None:
+    said = "snapshotConflictHorizon: 742, isCatalogRel: F, nplans: 0, nredirected: 1, ndead: 1, redirected: [3->4], dead: [2]"
+    prune = HeapRecord("Heap2 PRUNE_ON_ACCESS", said, 0, 0, True, False)
+    others = [record("INSERT", f"off: {number}, flags: 0x00", 700 + number) for number in (2, 3, 4, 5)]
+    assert traces([INSERT, *others, prune]) == {1: Trace(700), 5: Trace(705)}
+
+
+def test_a_speculative_insertion_that_was_taken_back_leaves_none() -> None:
+    gone = record("DELETE", "xmax: 700, off: 1, infobits: [], flags: 0x08")
+    assert traces([INSERT, gone]) == {}
+
+
+def test_several_rows_of_one_record() -> None:
+    many = HeapRecord("Heap2 MULTI_INSERT", "ntuples: 2, flags: 0x02, offsets: [1, 2]", 700, 0, True, False)
+    assert traces([many]) == {1: Trace(700), 2: Trace(700)}
+    assert traces([many._replace(kind="Heap2 MULTI_INSERT+INIT", description="ntuples: 2, flags: 0x02")]) == {}
