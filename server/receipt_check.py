@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from replication.model import Receipt, ReceiptCheck, parse_lsn
+from replication.topology import Phase
 from server import store
 from server.database import Database
 from server.errors import NoConnection, UnexpectedDatabaseError
@@ -24,6 +25,7 @@ _BATCH = 500
 _BATCH_DEADLINE_S = 10.0
 _SETTLE_S = 0.5
 _LOOK_EVERY_S = 1.0
+_ALONE_EVERY_S = 10.0
 _MISSING_SHOWN_MAX = 20
 
 
@@ -36,6 +38,7 @@ class ReceiptChecker:
         self._evidence = evidence
         self._checked_term: int | None = None
         self._checked_losses = 0
+        self._checked_s = 0.0
         self._begun = self._ended = 0
         """Numbers of the last check that began, and of the last that ended."""
         self._asked = asyncio.Event()
@@ -53,9 +56,13 @@ class ReceiptChecker:
             await self._database.changed_or_asked(self._asked, _LOOK_EVERY_S)
 
     def _is_due(self, pool: Pool) -> bool:
-        """In a new term, after the primary was away (it may have been restarted), and when somebody asked."""
+        """In a new term, after the primary was away (it may have been restarted), when somebody asked, and now and then while it
+        serves alone: whether it may be copied depends on it."""
         away = self._database.losses != self._checked_losses
-        return pool.endpoint.term != self._checked_term or away or self._asked.is_set()
+        topology = self._database.topology
+        alone = topology is not None and topology.phase is Phase.DEGRADED
+        stale = alone and time.monotonic() - self._checked_s > _ALONE_EVERY_S
+        return pool.endpoint.term != self._checked_term or away or stale or self._asked.is_set()
 
     def check_again(self) -> None:
         """Somebody doubts: compare all of them soon. Nobody waits."""
@@ -85,6 +92,7 @@ class ReceiptChecker:
         if pool.is_closed:
             return  # the next term is checked instead
         losses = self._database.losses
+        self._checked_s = time.monotonic()
         self._begun += 1
         number = self._begun
         try:

@@ -32,6 +32,19 @@ UNFIT_FAULTS = INTEGRITY_FAULTS | {FaultKind.STORAGE_ERROR}
 """With one of these a node is not promoted, and is rebuilt: its content, or the disk under it, cannot be trusted."""
 
 
+CONTENT_FAULTS = frozenset(
+    {
+        FaultKind.LOST_WRITE,
+        FaultKind.MISDIRECTED_WRITE,
+        FaultKind.STALE_PAGE,
+        FaultKind.VM_CORRUPT,
+        FaultKind.ROW_MISSING,
+        FaultKind.SEAL_MISMATCH,
+    }
+)
+"""Damage that PostgreSQL reads without an error: a copy of it is whole as a copy, and lacks what the original lacks."""
+
+
 class Candidacy(Enum):
     """Why a node may be promoted, or why not; the value is the sentence."""
 
@@ -151,3 +164,24 @@ def reaches_confirmed(record: NodeRecord, report: NodeReport) -> bool:
     if record.confirmed_flush_lsn is None or record.confirmed_timeline != report.timeline:
         return True
     return wal_end(report) >= record.confirmed_flush_lsn
+
+
+def has_failed_redo(record: NodeRecord, report: NodeReport | None) -> bool:
+    """Its own agent says that its recovery broke off and that it is down: nothing can promote it, and it confirms nothing."""
+    if report is None or report.postmaster not in (Postmaster.EXITED, Postmaster.ABSENT):
+        return False
+    return any(fault.kind is FaultKind.REDO_FAILED and fault.is_proof for fault in (*record.faults, *report.faults))
+
+
+def may_be_copied(state: State, source: NodeRecord, report: NodeReport, policy: Policy) -> bool:
+    """The only node that is left carries damage that every copy takes over unseen, and all that was acknowledged was found
+    on it, or put back, since the incident began: a second copy on another disk is better than none.
+
+    Not while another node is eligible: then that one holds what this one lacks.
+    """
+    if not policy.copy_when_alone or any(is_eligible(record) for record in state.nodes.values()):
+        return False
+    check = state.incident_receipts
+    faults = [fault for fault in (*source.faults, *report.faults) if fault.kind in INTEGRITY_FAULTS and fault.is_proof]
+    whole = check is not None and check.lost == 0 and check.double_booked == 0 and state.incident_receipts_are_new
+    return whole and not report.names and all(fault.kind in CONTENT_FAULTS for fault in faults)

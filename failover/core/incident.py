@@ -10,7 +10,7 @@ from failover.core.context import Context, Plan
 from failover.core.diagnose import diagnose_primary, diagnose_standby
 from failover.core.model import IncidentEvent, State, Verdict
 from failover.core.node_faults import convicting_faults
-from failover.core.receipts import checked_receipts, is_whole, sentence_of
+from failover.core.receipts import began_ms, checked_receipts, is_whole, sentence_of
 
 
 def open_incident(context: Context, state: State, verdict: Verdict) -> tuple[State, str, tuple[IncidentEvent, ...]]:
@@ -19,7 +19,14 @@ def open_incident(context: Context, state: State, verdict: Verdict) -> tuple[Sta
     known = context.state.incident
     if known is None:
         incident = f"i{context.state.revision + 1}"
-        state = msgspec.structs.replace(state, incident=incident, incident_verdict=verdict, incident_receipts=None)
+        state = msgspec.structs.replace(
+            state,
+            incident=incident,
+            incident_verdict=verdict,
+            incident_since_ms=context.now_ms,
+            incident_receipts=None,
+            incident_receipts_are_new=False,
+        )
         return state, incident, (context.event(incident, "opened", verdict.sentence, verdict),)
     before = context.state.incident_verdict
     if before is not None and (before.kind, before.node) == (verdict.kind, verdict.node):
@@ -34,11 +41,15 @@ def note_receipts(context: Context) -> Plan | None:
     if state.incident is None or state.transition is not None or not context.is_open_primary():
         return None
     check = checked_receipts(state, context.observation)
-    if check is None or check == state.incident_receipts:
+    if check is None:
+        return None
+    are_new = began_ms(state, context.observation) >= state.incident_since_ms
+    if (check, are_new) == (state.incident_receipts, state.incident_receipts_are_new):
         return None
     sentence = sentence_of(check)
     event = msgspec.structs.replace(context.event(state.incident, "receipts.checked", sentence), receipts=check)
-    return Plan("incident.receipts", sentence, msgspec.structs.replace(state, incident_receipts=check), events=(event,))
+    state = msgspec.structs.replace(state, incident_receipts=check, incident_receipts_are_new=are_new)
+    return Plan("incident.receipts", sentence, state, events=(event,))
 
 
 def may_close(context: Context) -> bool:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from failover.core.candidate import Candidacy, candidacy, carries_integrity_fault, is_eligible, must_be_rebuilt
+from failover.core.candidate import (
+    Candidacy,
+    candidacy,
+    carries_integrity_fault,
+    is_eligible,
+    may_be_copied,
+    must_be_rebuilt,
+)
 from failover.core.model import Observation, Policy, State
 from replication.actions import Op, Promote, Rebuild, SetNames, StartPrimary, StartStandby
 
@@ -44,7 +51,7 @@ def check_plan(
         if isinstance(op, Promote) and (after.transition is None or after.transition.candidate != name):
             raise InvariantViolation(f"{name} would be promoted without a journalled transition")
         if isinstance(op, Rebuild):
-            _check_source(after, observation, name, op)
+            _check_source(after, observation, name, op, policy)
         if isinstance(op, StartStandby) and op.upstream is not None and must_be_rebuilt(after.nodes[name]):
             record = after.nodes[name]
             rebuilt = record.needs_certificate and not record.needs_rebuild
@@ -82,9 +89,13 @@ def _check_promotion(
         raise InvariantViolation(f"{name} would be promoted although {why.value}")
 
 
-def _check_source(after: State, observation: Observation, name: str, op: Rebuild) -> None:
-    """Invariant 4: damage is not copied, unless an operator said so."""
+def _check_source(after: State, observation: Observation, name: str, op: Rebuild, policy: Policy) -> None:
+    """Invariant 4: damage is not copied, unless an operator said so, or it is all that is left (candidate.may_be_copied)."""
     source = observation.nodes.get(op.source)
-    damaged = source is None or carries_integrity_fault(after.nodes[op.source], source)
-    if damaged and not after.nodes[name].rebuild_accepts_damage:
-        raise InvariantViolation(f"{op.source} is silent or carries an integrity fault, and {name} would be its copy")
+    if after.nodes[name].rebuild_accepts_damage:
+        return
+    if source is None:
+        raise InvariantViolation(f"{op.source} is silent, and {name} would be its copy")
+    record = after.nodes[op.source]
+    if carries_integrity_fault(record, source) and not may_be_copied(after, record, source, policy):
+        raise InvariantViolation(f"{op.source} carries an integrity fault, and {name} would be its copy")

@@ -55,6 +55,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A standby that is not eligible and whose start fails so often is rebuilt."""
     alarm_only: tuple[FaultKind, ...] = ()
     """Faults of a primary for which nothing is promoted: a person decides."""
+    copy_when_alone: bool = True
+    """A primary that carries damage which PostgreSQL reads without an error, and is all that is left, may be copied once all that
+    was acknowledged is on it."""
     observe_only: bool = False
 
 
@@ -299,6 +302,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """When the last closed start of a primary was decided."""
     incident_receipts: ReceiptCheck | None = None
     """What the servers found when they compared their receipts while the incident was open, all of them together."""
+    incident_since_ms: int = 0
+    incident_receipts_are_new: bool = False
+    """That comparison began after the incident."""
     alarms: tuple[Alarm, ...] = ()
 
 

@@ -27,6 +27,13 @@ def checked_receipts(state: State, observation: Observation) -> ReceiptCheck | N
     )
 
 
+def began_ms(state: State, observation: Observation) -> int:
+    """When the oldest of these comparisons began, on the controller's clock; 0 without any."""
+    fresh = [seen for seen in observation.servers if seen.age_ms <= FRESH_SERVER_MS]
+    found = [(seen, check) for seen in fresh if (check := _of_this_start(state, observation, seen)) is not None]
+    return min((observation.now_ms - seen.age_ms - check.began_ms_ago for seen, check in found), default=0)
+
+
 def _of_this_start(state: State, observation: Observation, seen: SeenServer) -> ReceiptCheck | None:
     """A comparison in this term that began after the primary's last start was decided."""
     check = seen.report.receipts

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from failover.core.candidate import carries_integrity_fault, is_eligible, is_foreign, is_unfit, is_verified
+from failover.core.candidate import (
+    carries_integrity_fault,
+    has_failed_redo,
+    is_eligible,
+    is_foreign,
+    is_unfit,
+    is_verified,
+    may_be_copied,
+)
 from failover.core.context import STOPPED, Context, Plan, disqualified, slot_name, standby_name, walsender_of, with_node
 from failover.core.model import NodeRecord
 from replication.actions import Certify, EnsureSlot, Fence, Grow, Rebuild, SetNames, StartStandby
@@ -42,8 +50,15 @@ def primary_is_well(context: Context, primary: NodeReport) -> bool:
 
 
 def may_relax(context: Context, name: str, primary: NodeReport) -> bool:
-    """Its standby is given up only by a primary that is well, or by an operator who wants a rebuild nevertheless."""
-    return primary_is_well(context, primary) or context.record(name).rebuild_accepts_damage
+    """Its standby is given up only by a primary that is well, by an operator who wants a rebuild nevertheless, or when the
+    standby's own agent says that its recovery broke off: then the loss is none of the primary's making, and nothing is left that
+    could be promoted in its place."""
+    record = context.record(name)
+    return (
+        primary_is_well(context, primary)
+        or record.rebuild_accepts_damage
+        or has_failed_redo(record, context.report(name))
+    )
 
 
 def must_relax(context: Context, name: str, primary: NodeReport) -> bool:
@@ -151,9 +166,11 @@ def _rebuild(context: Context, name: str, report: NodeReport, primary: NodeRepor
 
 
 def may_be_source(context: Context, name: str, primary: NodeReport) -> bool:
-    """No copy is made of damage, unless an operator said so (invariant 4)."""
-    damaged = carries_integrity_fault(context.record(primary.node), primary)
-    return not damaged or context.record(name).rebuild_accepts_damage
+    """No copy is made of damage, unless an operator said so, or it is all that is left (invariant 4)."""
+    source = context.record(primary.node)
+    if not carries_integrity_fault(source, primary) or context.record(name).rebuild_accepts_damage:
+        return True
+    return may_be_copied(context.state, source, primary, context.policy)
 
 
 def _ensure_slot(context: Context, name: str, primary: NodeReport) -> Plan | None:

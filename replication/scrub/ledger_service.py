@@ -206,17 +206,18 @@ class LedgerService:
             return
         path = await in_thread(fork_path, self._local.node.data_dir, broken.relation)
         place = Place(path=path, block=broken.block)
-        value = (
-            f"image with LSN {format_lsn(broken.image_lsn)} in the record that ends at {format_lsn(broken.end_lsn)}; the "
-            f"block's record before ended at {format_lsn(broken.previous_lsn)}"
-        )
-        if broken.reading is Reading.STALE:
-            kind, sentence = FaultKind.STALE_PAGE, f"{place} came back from its disk older than it was, and was changed"
-        else:
+        at, before = format_lsn(broken.end_lsn), format_lsn(broken.previous_lsn)
+        value = f"image with LSN {format_lsn(broken.image_lsn)} in the record that ends at {at}; its record before ended at {before}"
+        kind, sentence = FaultKind.STALE_PAGE, f"{place} came back from its disk older than it was, and was changed"
+        if broken.reading is Reading.MISPLACED:
             kind, sentence = (
                 FaultKind.MISDIRECTED_WRITE,
                 f"{place} came back from its disk as another page, and was changed",
             )
+        elif broken.reading is Reading.OCCUPIED:
+            if await self.is_explained(broken.relation, broken.block, broken.previous_lsn - 1):
+                return
+            value = f"the record that ends at {at} puts a tuple where WAL has put another before; the record before ended at {before}"
         self._findings.add_to_primary(kind, sentence, what="chain check of WAL", value=value, places=(place,))
 
     async def _is_of_this_primary(self, lsn: int) -> bool:

@@ -30,6 +30,61 @@ class HeapRecord(NamedTuple):
     is_image: bool
 
 
+class Places(NamedTuple):
+    """What a record does to the places of a heap page, as bits: put a tuple there, free it. `is_reset`: the page is made anew."""
+
+    taken: int = 0
+    freed: int = 0
+    is_reset: bool = False
+
+
+_KEEPS = (
+    "Heap DELETE",
+    "Heap LOCK",
+    "Heap2 LOCK_UPDATED",
+    "Heap2 VISIBLE",
+    "Heap CONFIRM",
+    "Heap INPLACE",
+    "XLOG FPI_FOR_HINT",
+)
+_KINDS = re.compile(r"Heap (?:INSERT|UPDATE|HOT_UPDATE)(?:\+INIT)?$|Heap2 (?:MULTI_INSERT|PRUNE|VACUUM)")
+
+
+def places_of(kind: str, description: str, block_id: int) -> Places | None:
+    """What a record of this kind says of the places of its heap block; None when that is not known, or no heap."""
+    if kind.startswith(_KEEPS):
+        if kind == "Heap DELETE" and (flags := _fields(description).get("flags", 0)) & _SUPER_DELETE:
+            return Places(freed=1 << _fields(description).get("off", 0)) if flags else None
+        return Places()
+    if _KINDS.match(kind) is None:
+        return None
+    is_init = kind.endswith("+INIT")
+    fields = _fields(description)
+    if kind.startswith("Heap INSERT") and "off" in fields:
+        return Places(taken=1 << fields["off"], is_reset=is_init)
+    if kind.startswith(("Heap UPDATE", "Heap HOT_UPDATE")) and "new_off" in fields:
+        is_new = block_id == 0
+        return Places(taken=1 << fields["new_off"] if is_new else 0, is_reset=is_init and is_new)
+    if kind.startswith("Heap2 MULTI_INSERT"):
+        listed = _OFFSETS.search(description)
+        return Places(taken=_bits(listed[1])) if listed is not None and not is_init else None
+    if kind.startswith(("Heap2 PRUNE", "Heap2 VACUUM")):
+        lists = " ".join(found[1] for found in _LISTS.finditer(description))
+        return Places(freed=_bits(lists))
+    return None
+
+
+def _bits(numbers: str) -> int:
+    bits = 0
+    for number in re.findall(r"\d+", numbers):
+        bits |= 1 << int(number)
+    return bits
+
+
+def _fields(description: str) -> dict[str, int]:
+    return {name: int(value, 0) for name, value in _FIELD.findall(description)}
+
+
 class Trace(NamedTuple):
     """What must be found at one place of a page; None: WAL does not say."""
 
@@ -45,7 +100,7 @@ def traces(records: Iterable[HeapRecord]) -> dict[int, Trace]:
         if record.is_image:
             known.clear()
         kind = record.kind.removesuffix("+INIT")
-        fields = {name: int(value, 0) for name, value in _FIELD.findall(record.description)}
+        fields = _fields(record.description)
         if kind == "Heap INSERT" and "off" in fields:
             known[fields["off"]] = Trace(xmin=record.xid)
         elif kind in ("Heap UPDATE", "Heap HOT_UPDATE") and {"old_off", "new_off"} <= fields.keys():

@@ -15,7 +15,8 @@ import asyncpg
 from replication.errors import ActionFailed
 from replication.model import Reason
 from replication.node import Node
-from replication.scrub.tuples import HeapRecord
+from replication.page import lsn_of
+from replication.scrub.tuples import HeapRecord, places_of
 from replication.scrub.wal_ledger import Mark, Ref, Relation
 from replication.wal_end import record_end, waldump
 
@@ -25,7 +26,8 @@ SELECT reltablespace::bigint AS tablespace, reldatabase::bigint AS database, rel
        relblocknumber::bigint AS block,
        array_agg((end_lsn - '0/0')::bigint) AS ends,
        array_agg(resource_manager || ' ' || record_type || ' ' || block_id) AS kinds,
-       array_agg(substring(block_fpi_data FROM 1 FOR 8)) AS images
+       array_agg(substring(block_fpi_data FROM 1 FOR 8)) AS images,
+       array_agg(CASE WHEN resource_manager IN ('Heap', 'Heap2') THEN description END) AS said
 FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, true) WHERE relforknumber = 0
 GROUP BY reltablespace, reldatabase, relfilenode, relblocknumber
 """
@@ -65,10 +67,13 @@ async def read_refs(connection: asyncpg.Connection, start_lsn: int, end_lsn: int
 
 def _of_row(row: asyncpg.Record) -> Iterator[Ref]:
     relation = Relation(row["tablespace"], row["database"], row["number"])
-    words = sorted(zip(row["ends"], row["kinds"], row["images"], strict=True), key=lambda word: int(word[0]))
-    for end, kind, image in words:  # a grouping by sort would not keep the order
-        lsn = None if image is None else int.from_bytes(image[:4], "little") << 32 | int.from_bytes(image[4:], "little")
-        yield Ref(relation, row["block"], end, mark_of(kind), lsn)
+    columns = (row[name] for name in ("ends", "kinds", "images", "said"))
+    words = sorted(zip(*columns, strict=True), key=lambda word: int(word[0]))
+    for end, kind, image, said in words:  # a grouping by sort would not keep the order
+        lsn = None if image is None else lsn_of(image)
+        name, _, number = kind.rpartition(" ")
+        places = places_of(name, said or "", int(number))
+        yield Ref(relation, row["block"], end, mark_of(kind), lsn, places)
 
 
 async def heap_records(

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from replication.model import WAL_SEGMENT_BYTES
+from replication.scrub.tuples import Places
 
 ENTRIES_MAX = 250_000
 """About 40 MB. Older entries are let go first; what concerns older pages is for the peer to say (compare.py)."""
@@ -40,13 +41,15 @@ class Mark(StrEnum):
 
 
 class Ref(NamedTuple):
-    """One record's word on one block. `image_lsn`: of the page before the change, when the record carries it whole."""
+    """One record's word on one block. `image_lsn`: of the page before the change, when the record carries it whole. `places`: what
+    it does to the tuples of a heap page (tuple_places.py); None where nothing is known of it."""
 
     relation: Relation
     block: int
     end_lsn: int
     mark: Mark = Mark.SET
     image_lsn: int | None = None
+    places: Places | None = None
 
 
 class Reading(StrEnum):
@@ -54,6 +57,8 @@ class Reading(StrEnum):
 
     FITS = "fits"
     STALE = "stale"
+    OCCUPIED = "occupied"
+    """A tuple was put where WAL had put another since the page's last image: the page that it was put on had lost that one."""
     MISPLACED = "misplaced"
     UNTOLD = "untold"
     NOT_YET = "not_yet"
@@ -73,11 +78,13 @@ class Broken(NamedTuple):
 
 class Last(NamedTuple):
     """A block's last record ended at `lsn`; its page may bear any LSN from `floor` on. `before`: the same before a row of
-    images for hint bits, each of which may have been made from the page as it was then."""
+    images for hint bits, each of which may have been made from the page as it was then. `occupied`: bit n for a tuple that WAL
+    has put at place n of a heap page since its last image."""
 
     lsn: int
     floor: int
     before: int
+    occupied: int = 0
 
 
 class _Batch(NamedTuple):
@@ -107,7 +114,9 @@ class Ledger:
             known = blocks.get(ref.block)
             if ref.image_lsn is not None and (found := self._chain(ref, known)) is not None:
                 broken.append(found)
-            last = _next(ref, known)
+            elif known is not None and ref.places is not None and ref.places.taken & known.occupied:
+                broken.append(Broken(ref.relation, ref.block, ref.end_lsn, 0, known.lsn, Reading.OCCUPIED))
+            last = _next(ref, known)._replace(occupied=_occupied(ref, known))
             blocks[ref.block] = last
             self._entries += known is None
             touched.setdefault(ref.relation, {})[ref.block] = last
@@ -194,3 +203,11 @@ def _next(ref: Ref, known: Last | None) -> Last:
     if known is not None and known.before < known.floor:
         return Last(ref.end_lsn, known.floor, known.before)
     return Last(ref.end_lsn, ref.end_lsn, floor)
+
+
+def _occupied(ref: Ref, known: Last | None) -> int:
+    """What WAL says of a heap page's places after this record: nothing after one that is not understood, or before an image."""
+    if ref.places is None:
+        return 0
+    before = 0 if known is None or ref.image_lsn is not None or ref.places.is_reset else known.occupied
+    return before & ~ref.places.freed | ref.places.taken

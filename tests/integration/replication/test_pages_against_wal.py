@@ -61,6 +61,8 @@ async def tables(root: Path, **settings: float) -> AsyncIterator[tuple[Pair, Tab
         opened = []
         primary = await pair.a.connect()
         await primary.execute("CREATE EXTENSION pg_buffercache")
+        for node in (pair.a, pair.b):
+            await node.wait(lambda report: report.ledger is not None)
         await primary.execute(
             "INSERT INTO appointment SELECT i, repeat('x', 150) FROM generate_series(1, $1::int) i", ROWS
         )
@@ -68,7 +70,6 @@ async def tables(root: Path, **settings: float) -> AsyncIterator[tuple[Pair, Tab
         for node in (pair.a, pair.b):
             connection = await node.connect()
             opened.append(connection)
-            await node.wait(lambda report: (report.replay_lsn or report.flush_lsn or 0) >= 0)
         try:
             a, b = (
                 Table(node, c, node.settings.data_dir / path) for node, c in zip((pair.a, pair.b), opened, strict=True)

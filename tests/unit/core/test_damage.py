@@ -5,10 +5,21 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from failover.core.candidate import may_be_copied
 from failover.core.decide import decide
 from failover.core.model import Observation, Policy, SeenServer, State
 from replication.actions import Fence, Promote, ReadPlaces
-from replication.model import ActionResult, Evidence, Fault, FaultKind, Place, PlacesRead, ServerReport
+from replication.model import (
+    ActionResult,
+    Evidence,
+    Fault,
+    FaultKind,
+    Place,
+    PlacesRead,
+    Postmaster,
+    ReceiptCheck,
+    ServerReport,
+)
 from tests.sim.world import World
 from tests.unit.core.test_decide import healthy
 
@@ -196,3 +207,56 @@ def test_a_standby_on_another_timeline_accuses_nobody() -> None:
         world.store, msgspec.structs.replace(observation, nodes={**observation.nodes, "b": accusing}), POLICY
     )
     assert state.nodes["a"].faults == ()
+
+
+def broken_down(world: World) -> Observation:
+    """The standby's recovery broke off over what the primary wrote upon an old page."""
+    observation = seen(world, "a", fault(FaultKind.STALE_PAGE, PLACE))
+    standby = observation.nodes["b"]
+    assert standby is not None
+    down = msgspec.structs.replace(
+        standby,
+        postmaster=Postmaster.EXITED,
+        in_recovery=None,
+        receiver=None,
+        faults=(fault(FaultKind.REDO_FAILED),),
+        exit_sentence="exited with code 1",
+    )
+    return msgspec.structs.replace(observation, nodes={**observation.nodes, "b": down})
+
+
+def test_a_standby_whose_recovery_broke_off_is_given_up_by_a_damaged_primary() -> None:
+    """Nothing can be promoted in its place, and without that nobody could book."""
+    world = healthy()
+    kinds = []
+    state = world.store
+    observation = broken_down(world)
+    for tick in range(12):
+        later = msgspec.structs.replace(observation, now_ms=observation.now_ms + 250 * tick)
+        state, decision = decide(state, later, POLICY)
+        kinds.append(decision.kind)
+    assert "standby.shrink" in kinds
+    assert not state.nodes["b"].eligible
+
+
+@pytest.mark.parametrize("kind", [FaultKind.STALE_PAGE, FaultKind.PAGE_CORRUPT])
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_damage_is_copied_only_when_it_is_all_that_is_left_and_nothing_acknowledged_is_missing(
+    kind: FaultKind, is_new: bool, lost: int
+) -> None:
+    world = healthy()
+    primary = world.observe().nodes["a"]
+    assert primary is not None
+    alone = msgspec.structs.replace(primary, names=(), faults=(fault(kind, PLACE),))
+    nodes = {
+        "a": msgspec.structs.replace(world.store.nodes["a"], faults=(fault(kind, PLACE),)),
+        "b": msgspec.structs.replace(world.store.nodes["b"], eligible=False),
+    }
+    check = ReceiptCheck(1, 10, 10 - lost, lost=lost)
+    state = msgspec.structs.replace(world.store, nodes=nodes, incident_receipts=check, incident_receipts_are_new=is_new)
+    expected = kind is FaultKind.STALE_PAGE and is_new and lost == 0
+    assert may_be_copied(state, nodes["a"], alone, POLICY) is expected
+    assert not may_be_copied(state, nodes["a"], alone, Policy(copy_when_alone=False))
+    eligible = {**nodes, "b": world.store.nodes["b"]}
+    assert not may_be_copied(msgspec.structs.replace(state, nodes=eligible), nodes["a"], alone, POLICY)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 
+import pytest
+
 from replication.page import PAGE_BYTES
-from replication.scrub.tuples import HeapRecord, Trace, traces, without_trace
+from replication.scrub.tuples import HeapRecord, Places, Trace, places_of, traces, without_trace
 
 
 def record(
@@ -70,3 +72,30 @@ def test_several_rows_of_one_record() -> None:
     many = HeapRecord("Heap2 MULTI_INSERT", "ntuples: 2, flags: 0x02, offsets: [1, 2]", 700, 0, True, False)
     assert traces([many]) == {1: Trace(700), 2: Trace(700)}
     assert traces([many._replace(kind="Heap2 MULTI_INSERT+INIT", description="ntuples: 2, flags: 0x02")]) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "block_id", "expected"),
+    [
+        ("Heap INSERT", "off: 3, flags: 0x00", 0, Places(taken=8)),
+        ("Heap INSERT+INIT", "off: 1, flags: 0x00", 0, Places(taken=2, is_reset=True)),
+        (
+            "Heap HOT_UPDATE",
+            "old_xmax: 7, old_off: 1, old_infobits: [], flags: 0x20, new_xmax: 0, new_off: 2",
+            0,
+            Places(taken=4),
+        ),
+        ("Heap UPDATE", "old_xmax: 7, old_off: 1, old_infobits: [], flags: 0x20, new_xmax: 0, new_off: 2", 1, Places()),
+        ("Heap2 MULTI_INSERT", "ntuples: 2, flags: 0x02, offsets: [1, 2]", 0, Places(taken=6)),
+        ("Heap2 MULTI_INSERT+INIT", "ntuples: 2, flags: 0x02", 0, None),
+        ("Heap2 PRUNE_ON_ACCESS", "nplans: 0, ndead: 1, redirected: [3->4], dead: [2]", 0, Places(freed=4 + 8 + 16)),
+        ("Heap DELETE", "xmax: 7, off: 1, infobits: [], flags: 0x08", 0, Places(freed=2)),
+        ("Heap DELETE", "xmax: 7, off: 1, infobits: [], flags: 0x00", 0, Places()),
+        ("Heap2 REWRITE", "", 0, None),
+        ("Btree INSERT_LEAF", "off: 3", 0, None),
+    ],
+)
+def test_what_a_record_does_to_the_places_of_its_page(
+    kind: str, said: str, block_id: int, expected: Places | None
+) -> None:
+    assert places_of(kind, said, block_id) == expected

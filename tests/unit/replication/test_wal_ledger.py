@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from replication.scrub import wal_ledger
 from replication.scrub.relation_path import relation_at
+from replication.scrub.tuples import Places
 from replication.scrub.wal_blocks import mark_of, parse_refs
 from replication.scrub.wal_ledger import FIRST_LSN, Ledger, Mark, Reading, Ref, Relation
 
@@ -99,6 +100,38 @@ def test_a_block_without_a_record_may_bear_any_lsn() -> None:
     """CREATE DATABASE ... STRATEGY file_copy takes its template's pages as they are."""
     known = ledger(ref(100))
     assert known.note([Ref(OTHER, 0, at(1_100), Mark.SET, at(500))], at(1_100)) == []
+
+
+def put(end: int, *places: int, image: int | None = None, freed: int = 0, is_reset: bool = False) -> Ref:
+    taken = sum(1 << place for place in places)
+    return ref(end, image=image)._replace(places=Places(taken, freed, is_reset))
+
+
+def test_a_tuple_where_wal_has_put_another_shows_a_page_that_lost_it() -> None:
+    known = ledger(put(100, 1), put(200, 2))
+    (broken,) = known.note([put(1_100, 2)], at(1_100))
+    assert (broken.reading, broken.previous_lsn) == (Reading.OCCUPIED, at(200))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        put(1_050, 5, freed=1 << 2),  # pruned
+        put(1_050, 9, image=200),  # the page as it was read, which the chain of LSNs checks
+        ref(1_050),  # a record of which nothing is known
+    ],
+)
+def test_a_place_that_may_be_free_again_shows_nothing(between: Ref) -> None:
+    known = ledger(put(100, 1), put(200, 2))
+    assert known.note([between, put(1_100, 2)], at(1_100)) == []
+
+
+def test_a_page_made_anew_over_tuples_that_wal_has_put_there_shows_it_too() -> None:
+    """Zeroed, it is taken for a new one."""
+    known = ledger(put(100, 1), put(200, 2))
+    (broken,) = known.note([put(1_100, 1, is_reset=True)], at(1_100))
+    assert broken.reading is Reading.OCCUPIED
+    assert known.note([put(1_200, 2)], at(1_200)) == []
 
 
 def test_an_empty_image_and_one_from_before_the_ledger_break_nothing() -> None:
