@@ -66,6 +66,8 @@ class StartStandby(msgspec.Struct, frozen=True, tag="start_standby"):
     name: str
     upstream: str | None
     slot: str | None = None
+    stop_before_lsn: int | None = None
+    """Only to be promoted: recovery ends before the record that starts there, over which it broke off."""
 
 
 class CompareWal(msgspec.Struct, frozen=True, tag="compare_wal"):
@@ -128,6 +130,13 @@ class ReadPlaces(msgspec.Struct, frozen=True, tag="read_places"):
     deadline_ms: int
 
 
+class Reindex(msgspec.Struct, frozen=True, tag="reindex"):
+    """On an open primary: make the indexes of the tables that these places lie in anew."""
+
+    places: tuple[Place, ...]
+    incarnation: str
+
+
 class CheckReceipts(msgspec.Struct, frozen=True, tag="check_receipts"):
     """On a primary that is not open yet, or a standby that was restarted while it was being promoted: are these acknowledged
     writes all there? (`receipts_found` in the report). A standby has replayed all of its WAL first.
@@ -158,6 +167,7 @@ Op = (
     | Certify
     | ReadPlaces
     | CheckReceipts
+    | Reindex
 )
 
 

@@ -30,6 +30,7 @@ from replication.probes.disk import DiskProbe, DiskResult
 from replication.probes.sql import SqlProbe
 from replication.promotion import WARM_UP
 from replication.publisher import Publisher
+from replication.redo_failure import RedoWatch
 from replication.replay_pause import ReplayPause
 from replication.runner import Runner
 from replication.scrub.service import Scrub
@@ -134,6 +135,7 @@ class Agent:
         self.memory.scrub_status = lambda: self.scrub.pages.status
         self.memory.ledger_status = self.scrub.ledger.status
         self.memory.compare_status = lambda: self.scrub.compare.status
+        self.redo = RedoWatch(self.local)
         self.replay_pause = ReplayPause(self.local, self.run_soon)
         self.runner = Runner(self.local, tasks)
         self._log_tail: LogTail | None = None
@@ -226,6 +228,8 @@ class Agent:
     def _log_line(self, line: LogLine) -> None:
         if line.error_severity in ("FATAL", "PANIC"):
             self.supervisor.last_words = line.message
+            if self.redo.heard(line):
+                self.run_soon("redo_failure", lambda: self.redo.ask(line))
         if self.memory.log_faults.note(line):
             _log.error("agent.log_fault", severity=line.error_severity, sqlstate=line.state_code, said=line.message)
             self.publisher.tell("log_fault")

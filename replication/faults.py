@@ -20,6 +20,9 @@ BY_SQLSTATE = {
 """io_error, disk_full, out_of_memory, too_many_connections, data_corrupted, index_corrupted
 (src/backend/utils/errcodes.txt)."""
 
+MISMATCH = "lacks matching index tuple within index"
+"""Of bt_index_check (contrib/amcheck/verify_nbtree.c), raised as data_corrupted: table and index do not agree, and which of them
+is right it cannot tell. The index can be made anew."""
 _RAISED = ("ERROR", "FATAL", "PANIC")
 _REDO = "WAL redo at"
 _NAMED_FILE = re.compile(
@@ -58,6 +61,8 @@ def fault_of_line(
         return None
     if severity in ("FATAL", "PANIC") and _REDO in context:
         return FaultKind.REDO_FAILED
+    if MISMATCH in message:
+        return FaultKind.INDEX_CORRUPT
     if (kind := BY_SQLSTATE.get(sqlstate)) is not None:
         return kind
     place = place_of(f"{message} {detail}")

@@ -163,4 +163,5 @@ def written_from(state: AgentState) -> Written:
         standby_name=state.configured_name,
         upstream=state.upstream,
         slot=state.slot,
+        stop_before_lsn=state.stop_before_lsn,
     )

@@ -60,6 +60,11 @@ class LogFaults:
         self._found[fault.kind] = msgspec.structs.replace(first, places=(*known.places, *new))
         return True
 
+    def repaired(self, kind: FaultKind) -> None:
+        """What was damaged was made anew in place; if it is not so, the next look finds it again."""
+        self._found.pop(kind, None)
+        self._seen_s.pop(kind, None)
+
     def clear(self) -> None:
         """The data directory was made anew."""
         self._found.clear()

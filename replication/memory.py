@@ -21,6 +21,7 @@ from replication.model import (
     NodeReport,
     Postmaster,
     Probe,
+    RedoFailure,
     Role,
     ScrubStatus,
     Witness,
@@ -120,6 +121,7 @@ class Memory:
         self.receive_moved_ms = clock_ms()
         self.log_faults = LogFaults(node.name)
         self.upstream_faults = LogFaults(node.name)
+        self.redo_failure: RedoFailure | None = None
         self._fault_since: dict[FaultKind, str] = {}
 
     def progress(self, fraction: float) -> None:
@@ -178,6 +180,7 @@ def build_report(memory: Memory, store: StateDir, supervisor: Supervisor) -> Nod
         scrub=memory.scrub_status(),
         ledger=memory.ledger_status(),
         comparison_of_pages=memory.compare_status(),
+        redo_failure=memory.redo_failure,
         upstream_faults=memory.of_upstream(facts),
         doing=_doing(memory, now_ms),
         replay_paused_by_probe=memory.replay_paused_by_probe,

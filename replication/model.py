@@ -352,6 +352,21 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
 
 
+class RedoFailure(msgspec.Struct, frozen=True):
+    """A standby's recovery broke off at the record that starts at `lsn`, over this block, with these words.
+
+    `asked`: the primary was asked for its own page, or cannot be. `blamed`: whose page is not what WAL says; None: nobody's, as
+    far as could be told.
+    """
+
+    lsn: int
+    path: str | None
+    block: int | None
+    said: str
+    asked: bool = False
+    blamed: str | None = None
+
+
 class CompareStatus(msgspec.Struct, frozen=True):
     """A standby's comparison of its pages with its primary's: passes since its agent began, `progress` 0..1 of the one under
     way, and pages and end of the last that ended."""
@@ -447,6 +462,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     scrub: ScrubStatus | None = None
     ledger: LedgerStatus | None = None
     comparison_of_pages: CompareStatus | None = None
+    redo_failure: RedoFailure | None = None
+    """Why the recovery of this standby broke off, until it was rebuilt or is a standby no more."""
     upstream_faults: tuple[Fault, ...] = ()
     """Of a standby: what the WAL that it received proves of the primary that wrote it."""
     rebuilt_revision: int = 0

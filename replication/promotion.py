@@ -95,7 +95,10 @@ async def _end_recovery(connection: asyncpg.Connection, steps: Steps) -> asyncpg
     receiver_gone = time.monotonic()
     await steps.recorded()
     if before["recovering"]:
-        await connection.fetchval(_PROMOTE)
+        with contextlib.suppress(
+            asyncpg.ObjectNotInPrerequisiteStateError
+        ):  # held at its target, recovery has ended by now
+            await connection.fetchval(_PROMOTE)
     steps.reload()
     promoted = await _out_of_recovery(connection, before["startup_pid"])
     _log.info(

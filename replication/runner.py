@@ -21,6 +21,7 @@ from replication.memory import clock_ms
 from replication.model import ActionResult, Doing, Reason
 from replication.primary_ops import checkpoint, ensure_slot, grow, set_names, set_stage
 from replication.read_places import read_places
+from replication.reindex import reindex
 from replication.schema import apply_schema
 from replication.settings import SettingsError
 from replication.standby_ops import certify_standby, promote_standby
@@ -52,6 +53,7 @@ _PERFORMERS: dict[type[Any], Callable[[LocalNode, Any, int], Awaitable[Outcome]]
     actions.Certify: certify_standby,
     actions.ReadPlaces: read_places,
     actions.CheckReceipts: check_receipts,
+    actions.Reindex: reindex,
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from replication.model import Role, Stage
+from replication.model import Role, Stage, format_lsn
 from replication.node import DATABASE, ROLE_REPLICATION, ROLE_SERVER, SUPERUSER, Node
 from replication.settings import SettingsError
 
@@ -102,6 +102,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     standby_name: str | None = None
     upstream: str | None = None
     slot: str | None = None
+    stop_before_lsn: int | None = None
 
 
 def render_conf(node: Node, written: Written) -> str:
@@ -123,6 +124,12 @@ def render_conf(node: Node, written: Written) -> str:
         "primary_slot_name": "" if primary or written.upstream is None else written.slot or "",
         "locum.term": str(written.term),
     }
+    if not primary and written.stop_before_lsn is not None:
+        settings |= {
+            "recovery_target_lsn": format_lsn(written.stop_before_lsn),
+            "recovery_target_inclusive": "off",
+            "recovery_target_action": "pause",
+        }
     head = (
         f"# Written by the Locum agent of node {node.name}, revision {written.revision}, "
         f"{written.role.value}; changes by hand are overwritten.\n"

@@ -8,7 +8,7 @@ from replication.actions import Certify, Promote
 from replication.certify import certify
 from replication.errors import ActionFailed
 from replication.local_node import LocalNode, Outcome
-from replication.model import Reason, Role, Stage
+from replication.model import FaultKind, Reason, Role, Stage
 from replication.promotion import Steps, promote
 from replication.slots import ensure_slots
 
@@ -33,6 +33,7 @@ async def promote_standby(local: LocalNode, op: Promote, revision: int) -> Outco
             names=(),
             names_revision=revision,
             promoted_lsn=lsn,
+            stop_before_lsn=None,
             growth=None,
         )
     )
@@ -41,6 +42,8 @@ async def promote_standby(local: LocalNode, op: Promote, revision: int) -> Outco
     if local.memory.sql.facts is None:
         await local.refresh()
     local.publish("promoted")
+    local.memory.redo_failure = None
+    local.memory.log_faults.repaired(FaultKind.REDO_FAILED)
     await persisted
     await asyncio.sleep(_CLIENTS_FIRST_S)
     # An open primary that waits for nobody runs with the very values that the standby without an upstream has read.

@@ -36,7 +36,8 @@ async def start_standby(local: LocalNode, op: StartStandby, revision: int) -> Ou
         await prove_history(local.node, local.peer(op.upstream), op.upstream)
     await local.write_settings(revision)
     await local.supervisor.start(standby=True)
-    await resume_replay(local)
+    if op.stop_before_lsn is None:
+        await resume_replay(local)  # held at its target, it would end recovery: that is for Promote to do
     await local.refresh()
     follows = f"follows {op.upstream} as {op.name}" if op.upstream is not None else "follows nobody"
     return Outcome(f"started as a standby that {follows}")
@@ -73,6 +74,7 @@ async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
     await in_thread(data_directory.unmark_building, local.node)
     local.memory.log_faults.clear()
     local.memory.upstream_faults.clear()
+    local.memory.redo_failure = None
     await local.look_at_data()
     changes = {
         "rebuilt_revision": revision,

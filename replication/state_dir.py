@@ -53,6 +53,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     configured_name: str | None = None
     upstream: str | None = None
     slot: str | None = None
+    stop_before_lsn: int | None = None
     names: tuple[str, ...] = ()
     names_revision: int = 0
     stage: Stage | None = None

@@ -166,16 +166,9 @@ def reaches_confirmed(record: NodeRecord, report: NodeReport) -> bool:
     return wal_end(report) >= record.confirmed_flush_lsn
 
 
-def has_failed_redo(record: NodeRecord, report: NodeReport | None) -> bool:
-    """Its own agent says that its recovery broke off and that it is down: nothing can promote it, and it confirms nothing."""
-    if report is None or report.postmaster not in (Postmaster.EXITED, Postmaster.ABSENT):
-        return False
-    return any(fault.kind is FaultKind.REDO_FAILED and fault.is_proof for fault in (*record.faults, *report.faults))
-
-
 def may_be_copied(state: State, source: NodeRecord, report: NodeReport, policy: Policy) -> bool:
-    """The only node that is left carries damage that every copy takes over unseen, and all that was acknowledged was found
-    on it, or put back, since the incident began: a second copy on another disk is better than none.
+    """The only node that is left carries damage that every copy takes over unseen, its indexes agree with its tables again, and
+    all that was acknowledged was found on it, or put back, since: a second copy on another disk is better than none.
 
     Not while another node is eligible: then that one holds what this one lacks.
     """
@@ -184,4 +177,5 @@ def may_be_copied(state: State, source: NodeRecord, report: NodeReport, policy: 
     check = state.incident_receipts
     faults = [fault for fault in (*source.faults, *report.faults) if fault.kind in INTEGRITY_FAULTS and fault.is_proof]
     whole = check is not None and check.lost == 0 and check.double_booked == 0 and state.incident_receipts_are_new
-    return whole and not report.names and all(fault.kind in CONTENT_FAULTS for fault in faults)
+    repaired = all(fault.kind in CONTENT_FAULTS and set(fault.places) <= set(source.reindexed) for fault in faults)
+    return whole and repaired and not report.names

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from failover.core.broken_redo import replace_primary_that_misread
 from failover.core.commands import hold_fences, obey
 from failover.core.context import Context, Plan
 from failover.core.failing_over import close_incident, replace_dead_primary, see_promotion_through
@@ -18,6 +19,7 @@ from failover.core.incident import note_damage, note_receipts, note_standby_dama
 from failover.core.invariants import InvariantViolation, check_plan, check_step
 from failover.core.model import Decision, Observation, Pending, Policy, Reply, State
 from failover.core.opening import open_primary
+from failover.core.repairing import repair_alone
 from failover.core.settle import settle
 from failover.core.standing_by import shrink, tend_standby
 from failover.core.starting import first_start, start_dead_primary
@@ -31,11 +33,13 @@ RULES: tuple[Callable[[Context], Plan | None], ...] = (
     first_start,
     see_switchover_through,
     see_promotion_through,
+    replace_primary_that_misread,
     replace_dead_primary,
     note_damage,
     start_dead_primary,
     open_primary,
     shrink,
+    repair_alone,
     note_receipts,
     tend_standby,
     note_standby_damage,

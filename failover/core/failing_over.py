@@ -12,7 +12,7 @@ from failover.core.lone_rule import receipts_found
 from failover.core.model import IncidentEvent, State, TermRecord, Transition, TransitionKind, Verdict
 from failover.core.node_faults import damaged_places
 from replication.actions import CheckReceipts, Fence, Op, Promote, ReadPlaces, StartStandby
-from replication.model import Cause, NodeReport, Place, Postmaster, Role, Stage
+from replication.model import Cause, FaultKind, NodeReport, Place, Postmaster, Role, Stage
 
 
 def replace_dead_primary(context: Context) -> Plan | None:
@@ -113,8 +113,10 @@ def _promotion_ops(context: Context, candidate: str, former: str) -> dict[str, O
 def promotion_op(context: Context, candidate: str, report: NodeReport) -> Op:
     """Promote a running standby; a stopped one is first started by itself, with no upstream."""
     if report.postmaster in STOPPED:
-        generation = context.record(candidate).generation
-        return StartStandby(name=standby_name(candidate, generation), upstream=None)
+        record = context.record(candidate)
+        failure = record.redo_failure
+        stop = failure.lsn if failure is not None and failure.blamed not in (None, candidate) else None
+        return StartStandby(standby_name(candidate, record.generation), upstream=None, stop_before_lsn=stop)
     return Promote(slots=tuple(slot_name(other) for other in context.others(candidate)))
 
 
@@ -246,6 +248,10 @@ def _with_new_primary(context: Context, transition: Transition, report: NodeRepo
         grown_walsender=None,
         needs_rebuild=False,
         quarantined=False,
+        redo_failure=None,
+        faults=tuple(
+            fault for fault in context.record(transition.candidate).faults if fault.kind is not FaultKind.REDO_FAILED
+        ),
         waits_for_peer_since_ms=None,
         may_open_alone=True,
     )

@@ -74,8 +74,11 @@ def with_outage(context: Context, plan: Plan | None) -> Plan | None:
 def note_damage(context: Context) -> Plan | None:
     """A primary that is damaged and that nothing may replace now: it serves on, and the record begins."""
     name = context.state.primary
-    if name is None or context.state.incident is not None or not convicting_faults(context, name):
+    if name is None or not convicting_faults(context, name):
         return None
+    known = context.state.incident_verdict
+    if context.state.incident is not None and (known is None or known.node == name):
+        return None  # what a standby suffered, its primary may have caused: that comes to the record that is open
     verdict = diagnose_primary(context)
     if verdict is None:
         return None

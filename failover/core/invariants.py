@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from failover.core.broken_redo import may_be_promoted_before_record
 from failover.core.candidate import (
     Candidacy,
     candidacy,
@@ -40,9 +41,7 @@ def check_plan(
 ) -> None:
     """Invariants 2 to 5, as far as a decision can break them. Raises InvariantViolation."""
     if _begins_promotion(before, after):
-        _check_promotion(
-            before, after, observation, policy, by_operator=by_operator, is_wal_lost=kind == "start.wal_lost"
-        )
+        _check_promotion(before, after, observation, policy, by_operator=by_operator, kind=kind)
     for name, op in ops.items():
         if isinstance(op, StartPrimary | SetNames) and name != after.primary:
             raise InvariantViolation(f"{name} would act as a primary, which in term {after.term} is {after.primary}")
@@ -71,7 +70,7 @@ def _check_promotion(
     policy: Policy,
     *,
     by_operator: bool,
-    is_wal_lost: bool,
+    kind: str,
 ) -> None:
     """Invariants 3 and 4. Of an eligible node the comparison of WAL proves what its restart had put in doubt."""
     name = after.transition.candidate if after.transition is not None else ""
@@ -80,7 +79,11 @@ def _check_promotion(
         raise InvariantViolation(f"{name} would be promoted in term {after.term}, which is not a new one")
     if by_operator:
         return
-    if is_wal_lost:
+    if kind == "failover.before_record":
+        if not may_be_promoted_before_record(before, record, report):
+            raise InvariantViolation(f"{name} would be promoted before a record, and is not what is left of the truth")
+        return
+    if kind == "start.wal_lost":
         if not is_eligible(record) or (report is not None and carries_integrity_fault(record, report)):
             raise InvariantViolation(f"{name} would be promoted on wal_lost although it is not eligible or damaged")
         return

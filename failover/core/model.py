@@ -20,6 +20,7 @@ from replication.model import (
     NodeReport,
     Place,
     ReceiptCheck,
+    RedoFailure,
     ServerReport,
 )
 
@@ -55,6 +56,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A standby that is not eligible and whose start fails so often is rebuilt."""
     alarm_only: tuple[FaultKind, ...] = ()
     """Faults of a primary for which nothing is promoted: a person decides."""
+    redo_blame_ms: int = 4_000
+    """How long a standby whose recovery broke off is left alone until it is known whose page is wrong."""
     copy_when_alone: bool = True
     """A primary that carries damage which PostgreSQL reads without an error, and is all that is left, may be copied once all that
     was acknowledged is on it."""
@@ -213,6 +216,11 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     places_read: tuple[Place, ...] = ()
     """As a candidate: what is damaged on the primary and was found clean here, at `places_read_ms`."""
     places_read_ms: int = 0
+    redo_failure: RedoFailure | None = None
+    """As a standby: its recovery broke off, since `redo_failed_ms`; until it was rebuilt, or promoted before that record."""
+    redo_failed_ms: int = 0
+    reindexed: tuple[Place, ...] = ()
+    """As a primary that was left alone: places over which the indexes were made anew."""
     confirmed_flush_lsn: int | None = None
     """Highest flush LSN that it was seen to confirm, on `confirmed_timeline`."""
     confirmed_timeline: int | None = None

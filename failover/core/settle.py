@@ -5,12 +5,23 @@ from __future__ import annotations
 import msgspec
 
 from failover.core.alarms import note_alarms
+from failover.core.broken_redo import note_broken_redo
 from failover.core.candidate import is_eligible, must_be_rebuilt
 from failover.core.context import disqualified, standby_name, walsender_of, with_node
 from failover.core.model import NodeRecord, Observation, Pending, Policy, State
 from failover.core.node_faults import note_faults
-from replication.actions import ApplySchema, Certify, CheckReceipts, CompareWal, Grow, ReadPlaces, Rebuild, StartStandby
-from replication.model import ActionResult, NodeReport, Postmaster, Reason
+from replication.actions import (
+    ApplySchema,
+    Certify,
+    CheckReceipts,
+    CompareWal,
+    Grow,
+    ReadPlaces,
+    Rebuild,
+    Reindex,
+    StartStandby,
+)
+from replication.model import ActionResult, FaultKind, NodeReport, Postmaster, Reason
 
 _REBUILD_REASONS = (Reason.HISTORY_DIFFERS, Reason.AHEAD)
 
@@ -26,7 +37,7 @@ def settle(state: State, observation: Observation, policy: Policy) -> State:
         if pending is not None:
             state = _settle_action(state, name, pending, report, observation, policy)
     state = _note_confirmations(_note_identity(state, observation), observation)
-    return note_alarms(note_faults(state, observation), observation)
+    return note_alarms(note_broken_redo(note_faults(state, observation), observation), observation)
 
 
 def can_never_be_accepted(pending: Pending, report: NodeReport, action_ttl_ms: int) -> bool:
@@ -96,6 +107,10 @@ def _succeeded(state: State, name: str, pending: Pending, report: NodeReport) ->
         return with_node(state, name, receipts_revision=pending.revision)
     if isinstance(op, CompareWal):
         return with_node(state, name, compared_revision=pending.revision)
+    if isinstance(op, Reindex):
+        faults = tuple(fault for fault in state.nodes[name].faults if fault.kind is not FaultKind.INDEX_CORRUPT)
+        state = msgspec.structs.replace(state, incident_since_ms=state.now_ms, incident_receipts_are_new=False)
+        return with_node(state, name, reindexed=op.places, faults=faults)
     if isinstance(op, Rebuild):
         return with_node(
             state,
@@ -107,6 +122,8 @@ def _succeeded(state: State, name: str, pending: Pending, report: NodeReport) ->
             certificate=None,
             faults=(),
             places_read=(),
+            reindexed=(),
+            redo_failure=None,
             confirmed_flush_lsn=None,
             confirmed_timeline=None,
             unstreamed_starts=0,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from failover.core.broken_redo import may_hold_the_good_copy
 from failover.core.candidate import (
     carries_integrity_fault,
-    has_failed_redo,
     is_eligible,
     is_foreign,
     is_unfit,
@@ -50,15 +50,11 @@ def primary_is_well(context: Context, primary: NodeReport) -> bool:
 
 
 def may_relax(context: Context, name: str, primary: NodeReport) -> bool:
-    """Its standby is given up only by a primary that is well, by an operator who wants a rebuild nevertheless, or when the
-    standby's own agent says that its recovery broke off: then the loss is none of the primary's making, and nothing is left that
-    could be promoted in its place."""
-    record = context.record(name)
-    return (
-        primary_is_well(context, primary)
-        or record.rebuild_accepts_damage
-        or has_failed_redo(record, context.report(name))
-    )
+    """Its standby is given up only by a primary that is well, or by an operator who wants a rebuild nevertheless; and never
+    while that standby may hold the good copy."""
+    if may_hold_the_good_copy(context, name):
+        return context.record(name).rebuild_accepts_damage
+    return primary_is_well(context, primary) or context.record(name).rebuild_accepts_damage
 
 
 def must_relax(context: Context, name: str, primary: NodeReport) -> bool:
@@ -97,6 +93,8 @@ def tend_standby(context: Context) -> Plan | None:
 def _tend(context: Context, name: str, report: NodeReport, primary: NodeReport) -> Plan | None:
     record = context.record(name)
     if is_foreign(context.state, report):
+        return None
+    if may_hold_the_good_copy(context, name) and not record.rebuild_accepts_damage:
         return None
     if is_needed_to_open(record, report, primary):
         return _follow(context, name, report, primary)

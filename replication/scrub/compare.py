@@ -45,12 +45,14 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 class JudgePage(msgspec.Struct, frozen=True):
-    """A page that its node is asked to judge; `peer_lsn`: of the other copy; `differs`: both bear one LSN, with unlike contents."""
+    """A page that its node is asked to judge; `peer_lsn`: of the other copy; `differs`: both bear one LSN, with unlike contents.
+    `redo_lsn`: on a primary, whose standby's recovery broke off over this block at the record that starts there."""
 
     path: str
     block: int
     peer_lsn: int | None = None
     differs: bool = False
+    redo_lsn: int | None = None
 
 
 class Doubt(StrEnum):

@@ -137,6 +137,10 @@ class LedgerService:
             return None
         return {(ref.relation, ref.block) for ref in refs if ref.end_lsn == lsn}
 
+    async def page_in_buffers(self, relation: Relation, block: int) -> bytes | None:
+        """The page as a client would read it. Raises ActionFailed(DEADLINE) or one of SQL_ERRORS."""
+        return await self._ask(lambda connection: wal_blocks.page_in_buffers(connection, relation, block))
+
     async def heap_records(self, relation: Relation, block: int, lsn: int) -> list[HeapRecord]:
         """The records on a heap block up to `lsn`, as far back as WAL is here within `_LOOK_BACK_BYTES`; none on PostgreSQL 15."""
         if not self._has_images:

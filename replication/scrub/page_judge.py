@@ -34,6 +34,8 @@ class PageJudge:
         """
         path, block = asked.path, asked.block
         relation = relation_at(path)
+        if asked.redo_lsn is not None and relation is not None:
+            return await self._of_primary(relation, asked)
         redo_lsn = self._ledger.redo_lsn
         lsn, is_still = await self._read(path, block)
         if relation is None or lsn is None or not is_still or 0 < lsn < FIRST_LSN:
@@ -45,6 +47,20 @@ class PageJudge:
         else:
             reading, why = await self._by_wal(relation, block, lsn, redo_lsn, asked.peer_lsn)
         return self._told(asked, lsn, reading, why)
+
+    async def _of_primary(self, relation: Relation, asked: JudgePage) -> Judgement:
+        """Whether this primary's page, as its clients read it, is what WAL says. Its standby broke down over it."""
+        page = await self._ledger.page_in_buffers(relation, asked.block)
+        lsn = lsn_of(page) if page is not None else None
+        if page is None or lsn is None or lsn <= (asked.redo_lsn or 0):
+            return self._told(asked, lsn, Reading.UNTOLD, "its page is not there, or older than the record")
+        expected = traces(await self._ledger.heap_records(relation, asked.block, lsn))
+        if not expected:
+            return self._told(asked, lsn, Reading.UNTOLD, "WAL names no tuple on it")
+        missing = without_trace(page, expected)
+        if missing:
+            return self._told(asked, lsn, Reading.STALE, f"at LSN {format_lsn(lsn)}: {'; '.join(missing[:5])}")
+        return self._told(asked, lsn, Reading.FITS, f"{len(expected)} tuples are as WAL says")
 
     async def _by_tuples(self, relation: Relation, asked: JudgePage, lsn: int) -> tuple[Reading, str]:
         """Whether everything that WAL put on a heap page since its last image is there."""
@@ -114,11 +130,11 @@ class PageJudge:
     def _told(self, asked: JudgePage, lsn: int | None, reading: Reading, why: str) -> Judgement:
         """The judgement; a guilty page becomes a fault of this node."""
         place = Place(path=asked.path, block=asked.block)
-        older = (
-            "has lost a write that a later one was made upon"
-            if asked.differs
-            else "is older on the disk than the last checkpoint left it"
-        )
+        older = "is older on the disk than the last checkpoint left it"
+        if asked.differs:
+            older = "has lost a write that a later one was made upon"
+        elif asked.redo_lsn is not None:
+            older = "is not what WAL says: its standby's recovery broke off over what was written upon it"
         words = {
             Reading.STALE: f"{place} {older}",
             Reading.MISPLACED: f"{place} holds a page that belongs elsewhere",

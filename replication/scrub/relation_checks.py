@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from replication.errors import SQL_ERRORS, ActionFailed
+from replication.faults import MISMATCH
 from replication.local_node import LocalNode
 from replication.model import FaultKind, Place, Postmaster, Stage
 from replication.node import DATABASE
@@ -125,7 +126,7 @@ class RelationChecks:
         try:
             await self._structure(connection, target)
         except (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError) as error:
-            is_index = isinstance(error, asyncpg.IndexCorruptedError)
+            is_index = isinstance(error, asyncpg.IndexCorruptedError) or MISMATCH in str(error)
             kind = FaultKind.INDEX_CORRUPT if is_index else FaultKind.PAGE_CORRUPT
             self._add(kind, target, f"{target.name} is damaged: {error}", "amcheck", str(error))
 

@@ -20,14 +20,14 @@ _OFFSETS = re.compile(r"offsets: \[([\d, ]*)\]")
 
 class HeapRecord(NamedTuple):
     """One record's word on one heap block. `kind`: `Heap INSERT`. `block_id`: which of the record's blocks it is, `is_alone`: the
-    record names no other. `is_image`: it carries the page whole."""
+    record names no other. `image`: the page, when it carries it whole."""
 
     kind: str
     description: str
     xid: int
     block_id: int
     is_alone: bool
-    is_image: bool
+    image: bytes | None = None
 
 
 class Places(NamedTuple):
@@ -97,8 +97,8 @@ def traces(records: Iterable[HeapRecord]) -> dict[int, Trace]:
     not understood end what was known before."""
     known: dict[int, Trace] = {}
     for record in records:
-        if record.is_image:
-            known.clear()
+        if record.image is not None:
+            known = on_page(record.image)
         kind = record.kind.removesuffix("+INIT")
         fields = _fields(record.description)
         if kind == "Heap INSERT" and "off" in fields:
@@ -124,6 +124,13 @@ def _pruned(description: str) -> set[int]:
     """Places whose tuples pruning took away, or moved; without a plan to freeze it leaves the others as they were."""
     lists = " ".join(found[1] for found in _LISTS.finditer(description))
     return {int(number) for number in re.findall(r"\d+", lists)}
+
+
+def on_page(page: bytes) -> dict[int, Trace]:
+    """Who inserted each tuple of a page."""
+    count = max(0, (struct.unpack_from("<H", page, 12)[0] - _POINTERS_AT) // _POINTER_BYTES)
+    found = ((number, _tuple(page, number)) for number in range(1, count + 1))
+    return {number: Trace(xmin=seen[0]) for number, seen in found if seen is not None}
 
 
 def _update(known: dict[int, Trace], record: HeapRecord, fields: dict[str, int]) -> None:

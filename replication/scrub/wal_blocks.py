@@ -32,11 +32,18 @@ FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, true) WHERE relforknumber = 0
 GROUP BY reltablespace, reldatabase, relfilenode, relblocknumber
 """
 _HEAP = """
-SELECT resource_manager || ' ' || record_type AS kind, description, xid::text::bigint AS xid, block_id, blocks, is_image
-FROM (SELECT *, count(*) OVER (PARTITION BY start_lsn) AS blocks, block_fpi_length > 0 AS is_image
-      FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, false)) AS refs
+SELECT resource_manager || ' ' || record_type AS kind, description, xid::text::bigint AS xid, block_id, blocks, block_fpi_data
+FROM (SELECT *, count(*) OVER (PARTITION BY start_lsn) AS blocks
+      FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, true)) AS refs
 WHERE relforknumber = 0 AND reltablespace = $3::bigint::oid AND reldatabase = $4::bigint::oid
   AND relfilenode = $5::bigint::oid AND relblocknumber = $6::bigint ORDER BY end_lsn
+"""
+_PAGE = """
+SELECT get_raw_page(c.oid::regclass::text, 'main', $4::bigint)
+FROM (SELECT pg_filenode_relation(CASE $1::bigint WHEN 1663 THEN 0 ELSE $1::bigint END::oid, $3::bigint::oid) AS oid) c,
+     pg_database d
+WHERE d.datname = current_database() AND d.oid = $2::bigint::oid AND c.oid IS NOT NULL
+  AND $4::bigint < pg_relation_size(c.oid) / current_setting('block_size')::bigint
 """
 _LAST_END = "SELECT max(end_lsn - '0/0')::bigint FROM pg_get_wal_records_info($1::pg_lsn, $2::pg_lsn)"
 _CUT = """
@@ -76,6 +83,12 @@ def _of_row(row: asyncpg.Record) -> Iterator[Ref]:
         yield Ref(relation, row["block"], end, mark_of(kind), lsn, places)
 
 
+async def page_in_buffers(connection: asyncpg.Connection, relation: Relation, block: int) -> bytes | None:
+    """The page as a client would read it; None when the relation is not of this database, or ends before it."""
+    found = await connection.fetchval(_PAGE, relation.tablespace, relation.database, relation.number, block)
+    return None if found is None else bytes(found)
+
+
 async def heap_records(
     connection: asyncpg.Connection, relation: Relation, block: int, start_lsn: int, end_lsn: int
 ) -> list[HeapRecord]:
@@ -83,7 +96,12 @@ async def heap_records(
     rows = await connection.fetch(_HEAP, start_lsn, end_lsn, *relation, block)
     return [
         HeapRecord(
-            row["kind"], row["description"] or "", row["xid"], row["block_id"], row["blocks"] == 1, row["is_image"]
+            row["kind"],
+            row["description"] or "",
+            row["xid"],
+            row["block_id"],
+            row["blocks"] == 1,
+            row["block_fpi_data"],
         )
         for row in rows
     ]

@@ -59,8 +59,10 @@ class FileFaults:
     async def _stays(self, relation: str, path: Path, pages: dict[int, bytes]) -> bool:
         for block, page in pages.items():
             await asyncio.to_thread(write, path, block * PAGE_BYTES, page)
-        with contextlib.suppress(ClusterAway):  # it was found at once, and its node is no more
+        try:
             await self._files.evict(relation)
+        except ClusterAway:
+            return True  # it was found at once, and its node is no more
         return all([await asyncio.to_thread(read_page, path, block) == page for block, page in pages.items()])
 
     async def bit_flip(self, relation: str) -> str:

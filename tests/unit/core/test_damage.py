@@ -7,8 +7,8 @@ import pytest
 
 from failover.core.candidate import may_be_copied
 from failover.core.decide import decide
-from failover.core.model import Observation, Policy, SeenServer, State
-from replication.actions import Fence, Promote, ReadPlaces
+from failover.core.model import Decision, Observation, Policy, SeenServer, State
+from replication.actions import Fence, Promote, ReadPlaces, Reindex, StartStandby
 from replication.model import (
     ActionResult,
     Evidence,
@@ -18,6 +18,7 @@ from replication.model import (
     PlacesRead,
     Postmaster,
     ReceiptCheck,
+    RedoFailure,
     ServerReport,
 )
 from tests.sim.world import World
@@ -209,9 +210,13 @@ def test_a_standby_on_another_timeline_accuses_nobody() -> None:
     assert state.nodes["a"].faults == ()
 
 
-def broken_down(world: World) -> Observation:
+RECORD_LSN = 0x3A5F2C8
+
+
+def broken_down(world: World, *, asked: bool = True, blamed: str | None = None) -> Observation:
     """The standby's recovery broke off over what the primary wrote upon an old page."""
-    observation = seen(world, "a", fault(FaultKind.STALE_PAGE, PLACE))
+    convicted = (fault(FaultKind.STALE_PAGE, PLACE),) if blamed == "a" else ()
+    observation = seen(world, "a", *convicted)
     standby = observation.nodes["b"]
     assert standby is not None
     down = msgspec.structs.replace(
@@ -220,23 +225,76 @@ def broken_down(world: World) -> Observation:
         in_recovery=None,
         receiver=None,
         faults=(fault(FaultKind.REDO_FAILED),),
+        redo_failure=RedoFailure(RECORD_LSN, PLACE.path, PLACE.block, "failed to add tuple", asked, blamed),
         exit_sentence="exited with code 1",
     )
     return msgspec.structs.replace(observation, nodes={**observation.nodes, "b": down})
 
 
-def test_a_standby_whose_recovery_broke_off_is_given_up_by_a_damaged_primary() -> None:
-    """Nothing can be promoted in its place, and without that nobody could book."""
-    world = healthy()
-    kinds = []
-    state = world.store
-    observation = broken_down(world)
-    for tick in range(12):
+def decided(world: World, observation: Observation, ticks: int) -> tuple[State, list[Decision]]:
+    state, found = world.store, []
+    for tick in range(ticks):
         later = msgspec.structs.replace(observation, now_ms=observation.now_ms + 250 * tick)
         state, decision = decide(state, later, POLICY)
-        kinds.append(decision.kind)
-    assert "standby.shrink" in kinds
+        found.append(decision)
+    return state, found
+
+
+def test_a_standby_whose_recovery_broke_off_is_left_alone_until_it_is_known_whose_page_is_wrong() -> None:
+    """A rebuild would destroy what may be the only good copy, and a primary that goes on alone may be the one that misreads."""
+    world = healthy()
+    waits = POLICY.redo_blame_ms // 250
+    state, found = decided(world, broken_down(world, asked=False), waits)
+    assert {action.op for decision in found for action in decision.actions} == set()
+    assert state.nodes["b"].eligible
+    state, found = decided(world, broken_down(world, asked=False), waits + 8)
+    assert "standby.disqualified" in [decision.kind for decision in found], (
+        "not for ever: then it is taken for its own fault"
+    )
+
+
+def test_a_standby_that_broke_down_over_its_own_page_is_rebuilt() -> None:
+    world = healthy()
+    state, found = decided(world, broken_down(world, blamed="b"), 8)
+    assert "standby.disqualified" in [decision.kind for decision in found]
     assert not state.nodes["b"].eligible
+
+
+def test_a_standby_that_broke_down_over_its_primarys_page_is_promoted_up_to_before_that_record() -> None:
+    world = healthy()
+    state, found = decided(world, broken_down(world, blamed="a"), 1)
+    (decision,) = found
+    assert decision.kind == "failover.before_record"
+    ops = {action.node: action.op for action in decision.actions}
+    assert isinstance(ops["b"], StartStandby) and isinstance(ops["a"], Fence)
+    assert (ops["b"].upstream, ops["b"].stop_before_lsn) == (None, RECORD_LSN)
+    assert state.incident_verdict is not None
+    assert (state.incident_verdict.kind, state.incident_verdict.node) == (FaultKind.STALE_PAGE, "a")
+
+
+@pytest.mark.parametrize("spoiled", ["relaxed", "receipts", "not eligible", "paused"])
+def test_it_is_not_promoted_where_something_may_be_lost(spoiled: str) -> None:
+    world = healthy()
+    observation = broken_down(world, blamed="a")
+    primary, state = observation.nodes["a"], world.store
+    assert primary is not None
+    if spoiled == "relaxed":  # it has acknowledged alone since
+        nodes = {**observation.nodes, "a": msgspec.structs.replace(primary, names=())}
+        observation = msgspec.structs.replace(observation, nodes=nodes)
+    elif spoiled == "receipts":
+        servers = tuple(
+            msgspec.structs.replace(one, report=msgspec.structs.replace(one.report, receipts_problem="disk full"))
+            for one in observation.servers
+        )
+        observation = msgspec.structs.replace(observation, servers=servers)
+    elif spoiled == "paused":
+        state = msgspec.structs.replace(state, paused_until_ms=observation.now_ms + 60_000)
+    else:
+        state = msgspec.structs.replace(
+            state, nodes={**state.nodes, "b": msgspec.structs.replace(state.nodes["b"], eligible=False)}
+        )
+    _, decision = decide(state, observation, POLICY)
+    assert decision.kind != "failover.before_record"
 
 
 @pytest.mark.parametrize("kind", [FaultKind.STALE_PAGE, FaultKind.PAGE_CORRUPT])
@@ -250,7 +308,7 @@ def test_damage_is_copied_only_when_it_is_all_that_is_left_and_nothing_acknowled
     assert primary is not None
     alone = msgspec.structs.replace(primary, names=(), faults=(fault(kind, PLACE),))
     nodes = {
-        "a": msgspec.structs.replace(world.store.nodes["a"], faults=(fault(kind, PLACE),)),
+        "a": msgspec.structs.replace(world.store.nodes["a"], faults=(fault(kind, PLACE),), reindexed=(PLACE,)),
         "b": msgspec.structs.replace(world.store.nodes["b"], eligible=False),
     }
     check = ReceiptCheck(1, 10, 10 - lost, lost=lost)
@@ -258,5 +316,31 @@ def test_damage_is_copied_only_when_it_is_all_that_is_left_and_nothing_acknowled
     expected = kind is FaultKind.STALE_PAGE and is_new and lost == 0
     assert may_be_copied(state, nodes["a"], alone, POLICY) is expected
     assert not may_be_copied(state, nodes["a"], alone, Policy(copy_when_alone=False))
+    assert not may_be_copied(state, msgspec.structs.replace(nodes["a"], reindexed=()), alone, POLICY)
     eligible = {**nodes, "b": world.store.nodes["b"]}
     assert not may_be_copied(msgspec.structs.replace(state, nodes=eligible), nodes["a"], alone, POLICY)
+
+
+def test_a_primary_that_is_all_that_is_left_makes_its_indexes_anew_once() -> None:
+    world = healthy()
+    state, observation = world.store, broken_down(world, blamed="a")
+    primary = observation.nodes["a"]
+    assert primary is not None
+    alone = msgspec.structs.replace(primary, names=())
+    nodes = {**state.nodes, "b": msgspec.structs.replace(state.nodes["b"], eligible=False, needs_rebuild=True)}
+    state = msgspec.structs.replace(state, nodes=nodes)
+    observation = msgspec.structs.replace(observation, nodes={**observation.nodes, "a": alone})
+    kinds: list[str] = []
+    for _ in range(6):
+        state, decision = decide(state, observation, POLICY)
+        kinds.append(decision.kind)
+        asked = [action.op for action in decision.actions if isinstance(action.op, Reindex)]
+        if asked:
+            assert asked == [Reindex((PLACE,), primary.incarnation or "")]
+            pending = state.nodes["a"].pending
+            assert pending is not None
+            done = (ActionResult(pending.revision, "reindex", True, "done"),)
+            alone = msgspec.structs.replace(alone, revision=pending.revision, results=done)
+            observation = msgspec.structs.replace(observation, nodes={**observation.nodes, "a": alone})
+    assert kinds.count("primary.reindex") == 1
+    assert state.nodes["a"].reindexed == (PLACE,)

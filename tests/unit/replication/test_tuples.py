@@ -11,7 +11,7 @@ from replication.scrub.tuples import HeapRecord, Places, Trace, places_of, trace
 
 
 def record(
-    kind: str, description: str, xid: int = 700, *, block_id: int = 0, alone: bool = True, image: bool = False
+    kind: str, description: str, xid: int = 700, *, block_id: int = 0, alone: bool = True, image: bytes | None = None
 ) -> HeapRecord:
     return HeapRecord(f"Heap {kind}", description, xid, block_id, alone, image)
 
@@ -49,16 +49,17 @@ def test_an_update_across_blocks_leaves_one_tuple_on_each() -> None:
 
 
 def test_an_image_freezing_and_what_is_not_known_end_what_was_known() -> None:
-    image = record("LOCK", "xmax: 9, off: 3, infobits: [LOCK_ONLY], flags: 0x00", image=True)
-    assert traces([INSERT, image]) == {3: Trace(None, 9)}
-    freeze = HeapRecord("Heap2 PRUNE_VACUUM_SCAN", "isCatalogRel: F, nplans: 1, plans: [...]", 0, 0, True, False)
+    locked = "xmax: 9, off: 2, infobits: [LOCK_ONLY], flags: 0x00"
+    image = record("LOCK", locked, image=page((600, 0), (601, 9)))
+    assert traces([INSERT, image]) == {1: Trace(600), 2: Trace(601, 9)}
+    freeze = HeapRecord("Heap2 PRUNE_VACUUM_SCAN", "isCatalogRel: F, nplans: 1, plans: [...]", 0, 0, True)
     assert traces([INSERT, freeze]) == {}
     assert traces([INSERT, record("INPLACE", "off: 1")]) == {}
 
 
 def test_pruning_takes_away_what_it_names_and_leaves_the_rest() -> None:
     said = "snapshotConflictHorizon: 742, isCatalogRel: F, nplans: 0, nredirected: 1, ndead: 1, redirected: [3->4], dead: [2]"
-    prune = HeapRecord("Heap2 PRUNE_ON_ACCESS", said, 0, 0, True, False)
+    prune = HeapRecord("Heap2 PRUNE_ON_ACCESS", said, 0, 0, True)
     others = [record("INSERT", f"off: {number}, flags: 0x00", 700 + number) for number in (2, 3, 4, 5)]
     assert traces([INSERT, *others, prune]) == {1: Trace(700), 5: Trace(705)}
 
@@ -69,7 +70,7 @@ def test_a_speculative_insertion_that_was_taken_back_leaves_none() -> None:
 
 
 def test_several_rows_of_one_record() -> None:
-    many = HeapRecord("Heap2 MULTI_INSERT", "ntuples: 2, flags: 0x02, offsets: [1, 2]", 700, 0, True, False)
+    many = HeapRecord("Heap2 MULTI_INSERT", "ntuples: 2, flags: 0x02, offsets: [1, 2]", 700, 0, True)
     assert traces([many]) == {1: Trace(700), 2: Trace(700)}
     assert traces([many._replace(kind="Heap2 MULTI_INSERT+INIT", description="ntuples: 2, flags: 0x02")]) == {}
 
