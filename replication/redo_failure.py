@@ -52,6 +52,9 @@ class RedoWatch:
         if found is None:
             return False
         lsn, _, block = found
+        known = self._local.memory.redo_failure
+        if known is not None and known.lsn == lsn:
+            return False  # started again, it broke off there again
         self._local.memory.redo_failure = RedoFailure(lsn=lsn, path=None, block=block, said=line.message)
         self._local.publish("redo_failed")
         return True

@@ -8,7 +8,7 @@ moment before is in the receipts, and restored from them (DESIGN section 4, rece
 
 from __future__ import annotations
 
-from failover.core.candidate import INTEGRITY_FAULTS, has_own_data, is_eligible
+from failover.core.candidate import CONTENT_FAULTS, INTEGRITY_FAULTS, has_own_data, is_eligible
 from failover.core.context import STOPPED, Context, Plan, standby_name, with_node
 from failover.core.diagnose import diagnose_primary
 from failover.core.failing_over import begin_failover
@@ -34,17 +34,26 @@ def may_hold_the_good_copy(context: Context, name: str) -> bool:
     failure = record.redo_failure
     if failure is None or not is_eligible(record):
         return False
-    if not failure.asked:
-        return context.now_ms - record.redo_failed_ms < context.policy.redo_blame_ms
-    return is_blamed_on_primary(context.state, record)
+    if is_blamed_on_primary(context.state, record):
+        return True
+    return not failure.asked and context.now_ms - record.redo_failed_ms < context.policy.redo_blame_ms
 
 
 def is_blamed_on_primary(state: State, record: NodeRecord) -> bool:
-    """The primary's own page, read there, is not what WAL says."""
-    return (
-        record.redo_failure is not None
-        and record.redo_failure.blamed is not None
-        and record.redo_failure.blamed == state.primary
+    """The primary's own page, read there, is not what WAL says; or the primary is convicted for that very block."""
+    failure = record.redo_failure
+    if failure is None or state.primary is None:
+        return False
+    if failure.blamed == state.primary:
+        return True
+    places = [
+        place
+        for fault in state.nodes[state.primary].faults
+        if fault.kind in CONTENT_FAULTS and fault.is_proof
+        for place in fault.places
+    ]
+    return any(
+        (place.path, place.block) == (failure.path, failure.block) for place in places if place.block is not None
     )
 
 

@@ -115,7 +115,7 @@ def promotion_op(context: Context, candidate: str, report: NodeReport) -> Op:
     if report.postmaster in STOPPED:
         record = context.record(candidate)
         failure = record.redo_failure
-        stop = failure.lsn if failure is not None and failure.blamed not in (None, candidate) else None
+        stop = failure.lsn if failure is not None else None  # it would break off there again
         return StartStandby(standby_name(candidate, record.generation), upstream=None, stop_before_lsn=stop)
     return Promote(slots=tuple(slot_name(other) for other in context.others(candidate)))
 

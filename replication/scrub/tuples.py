@@ -120,6 +120,26 @@ def traces(records: Iterable[HeapRecord]) -> dict[int, Trace]:
     return known
 
 
+def conflicts(records: Iterable[HeapRecord]) -> list[str]:
+    """Records that put a tuple where WAL has put another and never freed the place, a sentence each: the page that they were
+    made upon had lost that one."""
+    occupied, said = 0, []
+    for record in records:
+        places = places_of(record.kind, record.description, record.block_id)
+        if record.image is not None:
+            occupied = sum(1 << number for number in on_page(record.image))
+        elif places is None:
+            occupied = 0
+        else:
+            twice = places.taken & occupied
+            if twice:
+                said.append(
+                    f"transaction {record.xid} put a tuple at place {twice.bit_length() - 1}, where WAL has one"
+                )
+            occupied = (0 if places.is_reset else occupied) & ~places.freed | places.taken
+    return said
+
+
 def _pruned(description: str) -> set[int]:
     """Places whose tuples pruning took away, or moved; without a plan to freeze it leaves the others as they were."""
     lists = " ".join(found[1] for found in _LISTS.finditer(description))

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from replication.page import PAGE_BYTES
-from replication.scrub.tuples import HeapRecord, Places, Trace, places_of, traces, without_trace
+from replication.scrub.tuples import HeapRecord, Places, Trace, conflicts, places_of, traces, without_trace
 
 
 def record(
@@ -100,3 +100,12 @@ def test_what_a_record_does_to_the_places_of_its_page(
     kind: str, said: str, block_id: int, expected: Places | None
 ) -> None:
     assert places_of(kind, said, block_id) == expected
+
+
+def test_two_tuples_at_one_place_show_that_the_first_was_lost() -> None:
+    again = record("INSERT", "off: 1, flags: 0x00", 709)
+    assert conflicts([INSERT, again]) == ["transaction 709 put a tuple at place 1, where WAL has one"]
+    prune = HeapRecord("Heap2 PRUNE_ON_ACCESS", "nplans: 0, unused: [1]", 0, 0, True)
+    assert conflicts([INSERT, prune, again]) == []
+    image = record("LOCK", "xmax: 9, off: 2, infobits: [], flags: 0x00", image=page((600, 0), (601, 9)))
+    assert len(conflicts([image, record("INSERT", "off: 2, flags: 0x00", 709)])) == 1
