@@ -39,8 +39,9 @@ _SESSION = {
 REFUSED_SQLSTATE = "LC001"
 """What schema.sql raises on purpose; the message is a word of server/refusals.py."""
 _CONFLICTS = ("23P01", "40P01")
-_NOT_SERVING = ("53", "57", "58", "08", "XX", "25006", "28", "3D000", "40001", "55000", "42P01", "42883")
-"""Classes and codes of a node that cannot serve now: full, shutting down, I/O, damaged, read-only, still closed."""
+_NOT_SERVING = ("53", "57", "58", "08", "XX", "25006", "28", "3D000", "40001", "55000", "42P01", "42883", "P0002")
+"""Classes and codes of a node that cannot serve now: full, shutting down, I/O, damaged, read-only, still closed; and one whose
+indexes contradict its tables (P0002: schema.sql does not find the row that it has just written)."""
 _DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _TORN_ERRORS = (*_DRIVER_ERRORS, AttributeError)
 """A connection that is dropped between two steps of a statement has no protocol any more: asyncpg then meets None."""
