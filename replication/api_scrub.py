@@ -8,6 +8,7 @@ from aiohttp import web
 
 from replication.errors import SQL_ERRORS, ActionFailed
 from replication.scrub.compare import JudgePage, Range
+from replication.scrub.transaction_status import AskStatus, StatusPage
 from replication.wire.http import json_response, read_json
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ScrubApi:
             web.post("/v1/scrub", self.scrub),
             web.post("/v1/pages/copies", self.copies),
             web.post("/v1/pages/judge", self.judge),
+            web.post("/v1/pages/xact", self.status),
         ]
 
     async def scrub(self, request: web.Request) -> web.Response:
@@ -53,5 +55,16 @@ class ScrubApi:
         asked = await read_json(request, JudgePage)
         try:
             return json_response(await self._agent.scrub.judge.judge(asked))
+        except _NO_ANSWER as error:
+            return json_response({"error": "failed", "sentence": str(error) or repr(error)}, 409)
+
+    async def status(self, request: web.Request) -> web.Response:
+        """This node's pg_xact between two transaction ids, as digests, or one page of it; 409 when it cannot be read now."""
+        asked = await read_json(request, AskStatus)
+        try:
+            if asked.page is None:
+                return json_response(await self._agent.scrub.status.span(asked.oldest, asked.below))
+            page = await self._agent.scrub.status.page(asked.page, asked.oldest, asked.below)
+            return json_response(StatusPage(page.hex()))
         except _NO_ANSWER as error:
             return json_response({"error": "failed", "sentence": str(error) or repr(error)}, 409)

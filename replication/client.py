@@ -15,6 +15,7 @@ import msgspec
 from replication.actions import Action, LeaseRenewal, Refusal
 from replication.model import NodeReport
 from replication.scrub.compare import Copies, Judgement, JudgePage, Range
+from replication.scrub.transaction_status import AskStatus, StatusPage, StatusSpan
 from replication.wire.errors import WireError
 from replication.wire.http import get_bytes, post_json
 from replication.wire.sse import subscribe
@@ -137,6 +138,16 @@ class AgentClient:
     async def judge(self, question: JudgePage, *, deadline_ms: int = _PAGES_MS) -> Judgement:
         """What it says of its own copy of a page that somebody doubts."""
         return self._checked(*await self._post("/v1/pages/judge", question, deadline_ms), "/v1/pages/judge", Judgement)
+
+    async def status_span(self, oldest: int, below: int, *, deadline_ms: int = _PAGES_MS) -> StatusSpan:
+        """Its digests of pg_xact."""
+        found = await self._post("/v1/pages/xact", AskStatus(oldest, below), deadline_ms)
+        return self._checked(*found, "/v1/pages/xact", StatusSpan)
+
+    async def status_page(self, page: int, oldest: int, below: int, *, deadline_ms: int = _PAGES_MS) -> bytes:
+        """One page of its pg_xact."""
+        found = await self._post("/v1/pages/xact", AskStatus(oldest, below, page), deadline_ms)
+        return bytes.fromhex(self._checked(*found, "/v1/pages/xact", StatusPage).hexadecimal)
 
     async def _get(self, path: str, type_: type[T], deadline_ms: int) -> T:
         status, body = await get_bytes(self._session, self._url + path, deadline_ms=deadline_ms)

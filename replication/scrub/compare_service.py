@@ -19,6 +19,7 @@ from replication.scrub.findings import SUSPICION, Findings
 from replication.scrub.page_judge import PageJudge
 from replication.scrub.pages import Budget
 from replication.scrub.relation_path import relation_at
+from replication.scrub.status_compare import StatusCompare
 from replication.scrub.wal_ledger import Reading
 from replication.threads import in_thread
 from replication.wall_clock import wall_now
@@ -37,12 +38,18 @@ class CompareService:
     """`run` in a task group, on either role: a primary waits to be asked."""
 
     def __init__(
-        self, local: LocalNode, findings: Findings, judge: PageJudge, latency_ms: Callable[[], int | None]
+        self,
+        local: LocalNode,
+        findings: Findings,
+        judge: PageJudge,
+        transactions: StatusCompare,
+        latency_ms: Callable[[], int | None],
     ) -> None:
         self.status: CompareStatus | None = None
         self._local = local
         self._findings = findings
         self._judge = judge
+        self._transactions = transactions
         self._latency_ms = latency_ms
         self._hurry = asyncio.Event()
 
@@ -102,6 +109,7 @@ class CompareService:
             if self._hurry.is_set() and not is_hurried:
                 return
             await asyncio.sleep(budget.waits_s(sum(one.count for one in batch), self._latency_ms()))
+        await self._transactions.look(peer)
         took_s = round(time.monotonic() - began_s, 1)
         passes = (self.status.passes if self.status is not None else 0) + 1
         self.status = CompareStatus(passes, 1.0, seen, wall_now(), took_s)

@@ -110,7 +110,7 @@ class LedgerService:
             return True
         span = since_lsn, self._cursor
         try:
-            is_cut = await self._ask(lambda connection: wal_blocks.was_cut_off(connection, path, *span))
+            is_cut = await self.ask(lambda connection: wal_blocks.was_cut_off(connection, path, *span))
         except (asyncpg.PostgresError, ActionFailed):
             return True
         if is_cut:
@@ -130,7 +130,7 @@ class LedgerService:
                 )
             else:
                 span = max(start, WAL_SEGMENT_BYTES), lsn
-                refs = await self._ask(lambda connection: wal_blocks.read_refs(connection, *span))
+                refs = await self.ask(lambda connection: wal_blocks.read_refs(connection, *span))
         except (asyncpg.PostgresError, ActionFailed):
             return None
         if not refs:
@@ -139,7 +139,7 @@ class LedgerService:
 
     async def page_in_buffers(self, relation: Relation, block: int) -> bytes | None:
         """The page as a client would read it. Raises ActionFailed(DEADLINE) or one of SQL_ERRORS."""
-        return await self._ask(lambda connection: wal_blocks.page_in_buffers(connection, relation, block))
+        return await self.ask(lambda connection: wal_blocks.page_in_buffers(connection, relation, block))
 
     async def heap_records(self, relation: Relation, block: int, lsn: int) -> list[HeapRecord]:
         """The records on a heap block up to `lsn`, as far back as WAL is here within `_LOOK_BACK_BYTES`; none on PostgreSQL 15."""
@@ -154,7 +154,7 @@ class LedgerService:
             first -= 1
         start = max(1, first) * WAL_SEGMENT_BYTES
         try:
-            return await self._ask(lambda connection: wal_blocks.heap_records(connection, relation, block, start, lsn))
+            return await self.ask(lambda connection: wal_blocks.heap_records(connection, relation, block, start, lsn))
         except (asyncpg.PostgresError, ActionFailed):
             return []
 
@@ -200,10 +200,10 @@ class LedgerService:
 
     async def _read_sql(self, start: int, stop: int) -> tuple[list[Ref], int]:
         span = start, stop
-        refs = await self._ask(lambda connection: wal_blocks.read_refs(connection, *span))
+        refs = await self.ask(lambda connection: wal_blocks.read_refs(connection, *span))
         if refs or stop - start < _QUIET_BYTES:
             return refs, max((ref.end_lsn for ref in refs), default=start)
-        return refs, await self._ask(lambda connection: wal_blocks.last_record_end(connection, *span)) or start
+        return refs, await self.ask(lambda connection: wal_blocks.last_record_end(connection, *span)) or start
 
     async def _chain_broken(self, broken: Broken) -> None:
         if not await self._is_of_this_primary(broken.end_lsn):
@@ -292,7 +292,7 @@ class LedgerService:
             )
             return {}
 
-    async def _ask(self, question: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:
+    async def ask(self, question: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:
         """One at a time on the one connection. Raises ActionFailed(DEADLINE) or one of SQL_ERRORS."""
         async with self._turn:
             if self._connection is None or self._connection.is_closed():

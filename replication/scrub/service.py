@@ -15,6 +15,7 @@ from replication.scrub.ledger_service import LedgerService
 from replication.scrub.page_judge import PageJudge
 from replication.scrub.page_service import PageScrub
 from replication.scrub.relation_checks import RelationChecks
+from replication.scrub.status_compare import StatusCompare
 
 _REST_S_MIN = 0.2
 
@@ -32,7 +33,8 @@ class Scrub:
         self.ledger = LedgerService(local, findings, latency_ms)
         self.judge = PageJudge(local, findings, self.ledger)
         self.pages = PageScrub(local, findings, self.judge, self.ledger, latency_ms)
-        self.compare = CompareService(local, findings, self.judge, latency_ms)
+        self.status = StatusCompare(local, findings, self.ledger)
+        self.compare = CompareService(local, findings, self.judge, self.status, latency_ms)
         self._settings = local.node.settings
         self._control = ControlWatch(local, findings)
         self._relations = RelationChecks(local, findings)

@@ -181,3 +181,22 @@ async def test_a_second_write_lost_within_one_checkpoint_is_seen_by_the_digest(t
         assert fault.is_proof and fault.places[0].block == 9
         assert "tuple 7" in fault.evidence[0].value
         assert (await b.node.report()).faults == ()
+
+
+@pytest.mark.parametrize("role", ["primary", "standby"])
+async def test_a_transaction_that_pg_xact_has_forgotten_names_the_node_that_forgot(tmp_path: Path, role: str) -> None:
+    async with tables(tmp_path, **_QUICK) as (pair, a, b):
+        for _ in range(8):
+            await a.connection.execute("UPDATE appointment SET note = 'again' WHERE id = 1")
+        xid = int(await a.connection.fetchval("SELECT xmin::text FROM appointment WHERE id = 1")) - 4
+        await a.connection.execute("UPDATE appointment SET note = 'later' WHERE id = 2")
+        await settled(a, b)
+        sick = a if role == "primary" else b
+        with (sick.node.settings.data_dir / "pg_xact" / "0000").open("r+b") as file:
+            file.seek(xid // 4)
+            byte = file.read(1)[0]
+            file.seek(xid // 4)
+            file.write(bytes([byte & ~(3 << 2 * (xid % 4))]))
+        fault = await finding(pair.b, lambda one: one.kind is FaultKind.CONTROL_CORRUPT, of_upstream=role == "primary")
+        assert fault.is_proof and fault.places[0].path == "pg_xact/0000"
+        assert ((await pair.b.report()).faults == ()) is (role == "primary")
