@@ -26,6 +26,7 @@ _BATCH_DEADLINE_S = 10.0
 _SETTLE_S = 0.5
 _LOOK_EVERY_S = 1.0
 _ALONE_EVERY_S = 10.0
+_KEPT_S = 2 * 3_600.0
 _MISSING_SHOWN_MAX = 20
 
 
@@ -153,4 +154,6 @@ class ReceiptChecker:
             return
         for standby in record.standbys:
             if standby.eligible and standby.timeline is not None and standby.certified_lsn is not None:
-                await self._receipts.forget_certified(standby.timeline, parse_lsn(standby.certified_lsn))
+                await self._receipts.forget_certified(
+                    standby.timeline, parse_lsn(standby.certified_lsn), kept_s=_KEPT_S
+                )

@@ -112,9 +112,13 @@ class Receipts:
             if self._newest.get(receipt.id) == receipt:
                 self._seen_at[receipt.id] = noted
 
-    async def forget_certified(self, timeline: int, lsn: int) -> None:
-        """Remove files in which everything is older than what the standby is certified to hold."""
+    async def forget_certified(self, timeline: int, lsn: int, *, kept_s: float = 0.0) -> None:
+        """Remove files in which everything is older than what the standby is certified to hold, and than `kept_s`: so long
+        the guard compares every answer with them, whatever was certified."""
+        before_s = time.monotonic() - kept_s
         for number, members in list(self._in_file.items())[:-1]:
+            if any(self._known_s.get(name, 0.0) > before_s for name in members):
+                continue
             if not all(self._is_certified(name, version, timeline, lsn) for name, version in members.items()):
                 continue
             await asyncio.to_thread(self._files.remove, number)

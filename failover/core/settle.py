@@ -37,6 +37,7 @@ def settle(state: State, observation: Observation, policy: Policy) -> State:
         if pending is not None:
             state = _settle_action(state, name, pending, report, observation, policy)
     state = _note_confirmations(_note_identity(state, observation), observation)
+    state = _note_certificates(state, observation)
     return note_alarms(note_broken_redo(note_faults(state, observation), observation), observation)
 
 
@@ -188,6 +189,17 @@ def _note_identity(state: State, observation: Observation) -> State:
         return state
     if state.nodes[report.node].may_open_alone:  # journalled with InitDb: nothing found there before is taken over
         return msgspec.structs.replace(state, system_identifier=report.system_identifier)
+    return state
+
+
+def _note_certificates(state: State, observation: Observation) -> State:
+    """What a standby has certified of itself since. Whether it may confirm at all was for the certificate after its rebuild."""
+    for name in sorted(state.nodes):
+        report, record = observation.nodes.get(name), state.nodes[name]
+        if report is None or report.certificate is None or record.needs_certificate or record.needs_rebuild:
+            continue
+        if record.certificate is not None and report.certificate != record.certificate:
+            state = with_node(state, name, certificate=report.certificate)
     return state
 
 

@@ -64,13 +64,13 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def next_target(targets: Iterable[Target], looked: dict[int, int], turn: int) -> Target | None:
-    """The one that was looked at longest ago, or never: four times out of five of the bookings' own, then of PostgreSQL's
+    """The one that was looked at longest ago, or never: in turn of the bookings' own, and of PostgreSQL's
     catalogs. Pure."""
     catalogs: list[Target] = []
     own: list[Target] = []
     for target in targets:
         (own if target.oid >= _FIRST_NORMAL_OID else catalogs).append(target)
-    chosen = (catalogs or own) if turn % 5 == 0 else (own or catalogs)
+    chosen = (catalogs or own) if turn % 2 == 0 else (own or catalogs)
     return min(chosen, key=lambda target: (looked.get(target.oid, -1), target.oid), default=None)
 
 
@@ -82,7 +82,9 @@ class RelationChecks:
         self._findings = findings
         self._connection: asyncpg.Connection | None = None
         self._looked: dict[int, int] = {}
-        self._turn = 0
+        self.turn = 0
+        """How many looks there were."""
+        self._unseen = 0
 
     async def look(self) -> None:
         """One relation: its file, its structure, its visibility map."""
@@ -101,6 +103,10 @@ class RelationChecks:
             self.close()
             raise
 
+    def has_seen_all_since(self, turn: int) -> bool:
+        """Whether every relation that there was at the last look has been looked at after that turn."""
+        return bool(self._looked) and self._unseen == 0 and min(self._looked.values()) > turn
+
     def close(self) -> None:
         """Drop the connection: it must not outlive a role, nor hold up a stop."""
         if self._connection is not None:
@@ -116,12 +122,14 @@ class RelationChecks:
 
     async def _next(self, connection: asyncpg.Connection) -> None:
         targets = [Target(**dict(row)) for row in await connection.fetch(_RELATIONS)]
-        self._turn += 1
-        target = next_target(targets, self._looked, self._turn)
+        self.turn += 1
+        target = next_target(targets, self._looked, self.turn)
         if target is None:
             return
-        self._looked[target.oid] = self._turn
-        self._looked = {oid: turn for oid, turn in self._looked.items() if any(one.oid == oid for one in targets)}
+        self._looked[target.oid] = self.turn
+        there = {one.oid for one in targets}
+        self._looked = {oid: turn for oid, turn in self._looked.items() if oid in there}
+        self._unseen = len(there) - len(self._looked)
         await self._file(connection, target)
         try:
             await self._structure(connection, target)

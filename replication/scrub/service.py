@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from replication.local_node import LocalNode
+from replication.scrub.certificate import Certifier
 from replication.scrub.compare_service import CompareService
 from replication.scrub.control import ControlWatch
 from replication.scrub.findings import Findings
@@ -17,7 +18,7 @@ from replication.scrub.page_service import PageScrub
 from replication.scrub.relation_checks import RelationChecks
 from replication.scrub.status_compare import StatusCompare
 
-_REST_S_MIN = 0.2
+_REST_S_MIN = 0.05
 
 
 class Scrub:
@@ -39,6 +40,15 @@ class Scrub:
         self._control = ControlWatch(local, findings)
         self._relations = RelationChecks(local, findings)
         self._kernel = KernelWatch(local, findings)
+        memory = local.memory
+        self._certifier = Certifier(
+            local,
+            self.pages,
+            self.ledger,
+            self.compare,
+            self._relations,
+            lambda: bool(memory.log_faults.faults() or memory.upstream_faults.faults()),
+        )
 
     def hurry(self) -> None:
         """Begin a pass over all pages now, and a comparison with the primary's."""
@@ -55,6 +65,7 @@ class Scrub:
                 loops.create_task(self.pages.run(), name="scrub-pages")
                 loops.create_task(self.ledger.run(), name="scrub-ledger")
                 loops.create_task(self.compare.run(), name="scrub-compare")
+                loops.create_task(self._certifier.run(), name="scrub-certify")
                 loops.create_task(self._every(self._control.look), name="scrub-control")
                 loops.create_task(self._every(self._kernel.look), name="scrub-kernel")
                 loops.create_task(self._within_share(self._relations.look), name="scrub-relations")

