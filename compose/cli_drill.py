@@ -19,7 +19,7 @@ from rich.table import Table
 from compose import flags
 from compose.errors import ComposeError
 from compose.progress import console
-from failover.drill import campaign, report
+from failover.drill import campaign, matrix, report
 from failover.drill.errors import DrillError, ScenarioRefused
 from failover.drill.judge import Result
 from failover.drill.leftovers import heal_leftovers
@@ -98,11 +98,15 @@ def run_campaign(
     """Draw random faults from the whole catalogue, run each on a cluster of its own, and print class by outcome."""
     place = (resume or Path(f"locum-campaign-{seed}")).absolute()
     reports = asyncio.run(_until_told(_campaign(place, faults, seed, against)))
-    table = Table(*campaign.COLUMNS, box=None, pad_edge=False)
-    for row in campaign.matrix(reports):
+    table = Table(*matrix.COLUMNS, box=None, pad_edge=False)
+    for row in matrix.matrix(reports):
         table.add_row(*row)
     console().print(table)
     _show_objections(reports)
+    given, right, wrong = matrix.confusion(reports)
+    console().print(f"{right} of {given} verdicts right", *wrong, sep="\n")
+    unseen = matrix.undetected(reports)
+    console().print(f"{len(unseen)} faults of disk or content were not named", *unseen, sep="\n")
     console().print(f"seed {seed}: {report.summary(reports)}; kept in {place}")
     _keep(reports, report_dir or place, junit)
     raise typer.Exit(report.exit_code(reports))

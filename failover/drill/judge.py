@@ -34,6 +34,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: tuple[str, ...]
     new_primary: bool
     healthy_again_s: float | None
+    named_after_s: float | None = None
+    suspected_after_s: float | None = None
 
 
 def gap_ms(operations: Sequence[Operation], since_s: float) -> int | None:

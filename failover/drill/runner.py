@@ -26,11 +26,13 @@ from failover.drill.leftovers import Journal
 from failover.drill.scenario import Scenario
 from failover.drill.target import Target
 from failover.drill.throw_away import ThrowAway
+from failover.drill.watch import Watch
 from failover.drill.workload import Workload
 
 _CLINIC = ("--demo-practitioners", "40")
 _DAYS = 13
 _DRAINED_S = 45.0
+_PRIMARY_AWAY_S = 1.0
 _STANDBY_CAUGHT_UP_S = 30.0
 Tell = Callable[[str], None]
 
@@ -62,6 +64,7 @@ class _Drill:
         self._journal = Journal()
         self._before: frozenset[str] = frozenset()
         self._incidents_before = 0
+        self._watch: Watch | None = None
         self.place = place
         self.seed = seed
         self.injected: list[str] = []
@@ -115,12 +118,16 @@ class _Drill:
         workload = Workload(cluster.ready["server"], proposals, history, seed=self.seed, rate=load.rate, run=run)
         injector = Injector(cluster, primary, standby, self.seed, self._journal.stopping)
         running = asyncio.create_task(workload.run())
+        self._watch = watch = Watch(cluster, self._incidents_before)
+        watching: asyncio.Task[None] | None = None
         try:
             await _sleep_while(running, load.before_s)
             self.note(f"healthy, {workload.acknowledged} writes acknowledged: primary {primary}, standby {standby}")
             since_s = time.monotonic()
+            watching = asyncio.create_task(watch.run(since_s))
             await self._inject(injector, since_s)
             await _sleep_while(running, load.lasts_s)
+            await watch.until_named(since_s + self.scenario.expect.named_within_s - time.monotonic())
             await injector.heal()
             healed_s = time.monotonic()
             self.note("healed")
@@ -128,6 +135,8 @@ class _Drill:
             if not self.scenario.expect.stops:
                 await _sleep_while(running, 1.0)
         finally:
+            if watching is not None:
+                watching.cancel()
             self.injected = injector.told
             workload.stop()
             await injector.heal()
@@ -148,7 +157,7 @@ class _Drill:
         """How long it took to be as it must be in the end; None when it did not."""
         wanted = "no_primary" if self.scenario.expect.stops else "healthy"
         try:
-            await cluster.until(lambda view: view["phase"] == wanted, self.scenario.expect.healthy_within_s)
+            await cluster.until(lambda view: _is_settled(view, wanted), self.scenario.expect.healthy_within_s)
         except ClusterAway as error:
             self.note(f"not healthy again: {error}")
             return None
@@ -172,11 +181,13 @@ class _Drill:
             verdicts=tuple(dict.fromkeys(_kind(verdict) for verdict in verdicts if verdict)),
             new_primary=view["primary"] != primary,
             healthy_again_s=healthy_again_s,
+            named_after_s=self._watch.named_s if self._watch is not None else None,
+            suspected_after_s=self._watch.suspected_s if self._watch is not None else None,
         )
         return measured, findings
 
     async def _findings(
-        self, cluster: Cluster, workload: Workload, view: dict[str, Any], *, both: bool
+        self, cluster: Cluster, workload: Workload, view: dict[str, Any], *, both: bool, tries: int = 3
     ) -> list[Finding]:
         if view["phase"] == "no_primary" and self.scenario.expect.stops:
             return []  # nobody is served: nothing was shown to anybody
@@ -188,6 +199,12 @@ class _Drill:
         except Unreadable as error:
             return [Finding(Kind.UNREADABLE, "all", str(error))]
         except ClusterAway as error:
+            if both and tries:
+                await asyncio.sleep(_PRIMARY_AWAY_S)  # it is being replaced just now
+                view = await cluster.until(
+                    lambda view: _is_settled(view, "healthy"), self.scenario.expect.healthy_within_s
+                )
+                return await self._findings(cluster, workload, view, both=both, tries=tries - 1)
             if both:
                 raise
             return [Finding(Kind.UNREADABLE, "all", f"nobody serves in the end: {error}")]
@@ -207,6 +224,11 @@ class _Drill:
                     for name in names
                 ]
             await asyncio.sleep(0.1)
+
+
+def _is_settled(view: dict[str, Any], wanted: str) -> bool:
+    """As it must be in the end, and nothing is under way that would change it."""
+    return view["phase"] == wanted and (wanted != "healthy" or view["open_incident"] is None)
 
 
 def _kind(verdict: object) -> str:

@@ -133,6 +133,8 @@ class Expect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gap_ms_max: int = 10_000
     healthy_within_s: float = 60.0
     stops: bool = False
+    named_within_s: float = 0.0
+    """How long the load goes on, at most, until the fault is named: what nobody meets is found by those who look."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from failover.drill.campaign import CLASSES, campaign, matrix
+from failover.drill.campaign import CLASSES, PROCESS_CLASSES, campaign
 from failover.drill.checker import Finding, Kind
 from failover.drill.judge import Result
+from failover.drill.matrix import confusion, matrix, undetected
+from failover.drill.runner import Report
 from failover.drill.scenario import checked
 from tests.unit.drill.test_judge import GOOD
 from tests.unit.drill.test_report import made
@@ -37,9 +39,34 @@ def test_the_matrix_shows_failures_and_what_was_broken() -> None:
         msgspec.structs.replace(
             bad,
             scenario=msgspec.structs.replace(bad.scenario, name="001 kill"),
-            measured=msgspec.structs.replace(GOOD, verdicts=()),
+            measured=msgspec.structs.replace(GOOD, verdicts=(), named_after_s=None),
             findings=(lost, lost),
         ),
     ]
     (row,) = matrix(reports)
-    assert row == ("kill", "1", "1", "", "", "none 1, process_dead 1", "lost 2")
+    assert row == ("kill", "1", "1", "", "", "none 1, process_dead 1", "-", "lost 2")
+
+
+def named(name: str, *verdicts: str, after_s: float | None = None, suspected_s: float | None = None) -> Report:
+    report = made(Result.PASSED)
+    measured = msgspec.structs.replace(GOOD, verdicts=verdicts, named_after_s=after_s, suspected_after_s=suspected_s)
+    return msgspec.structs.replace(
+        report, scenario=msgspec.structs.replace(report.scenario, name=name), measured=measured
+    )
+
+
+def test_times_to_the_verdict_and_wrong_names_are_shown() -> None:
+    reports = [
+        named("000 stale page", "stale_page", after_s=1.0),
+        named("001 stale page", "unreachable", after_s=4.0),
+        named("002 stale page"),
+        named("003 stale page", suspected_s=3.0),
+        named("004 path cut", "storage_error"),
+        named("005 path cut", "unreachable"),
+        named("006 path cut"),
+    ]
+    assert [row[6] for row in matrix(reports)] == ["-", "2.5, 4.0"]
+    given, right, wrong = confusion(reports)
+    assert (given, right, len(wrong)) == (4, 2, 2)
+    assert [line.partition(":")[0] for line in undetected(reports)] == ["002 stale page"]
+    assert set(CLASSES) >= PROCESS_CLASSES
