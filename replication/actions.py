@@ -113,6 +113,8 @@ class Rebuild(msgspec.Struct, frozen=True, tag="rebuild"):
     slot: str
     nonce: str
     fast_checkpoint: bool = False
+    self_test_mb: int = 0
+    """Of a quarantined node: so much is written to its disk and read back before anything is copied there."""
 
 
 class Certify(msgspec.Struct, frozen=True, tag="certify"):

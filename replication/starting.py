@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import structlog
+
 from replication import data_directory
 from replication.actions import CompareWal, InitDb, Rebuild, StartPrimary, StartStandby
 from replication.closed_start import check_closed, compare_wal, prove_history, read_own_end
 from replication.errors import ActionFailed
 from replication.local_node import LocalNode, Outcome
+from replication.model import FaultKind, Reason
 from replication.rebuild import rebuild
+from replication.scrub.findings import Findings
+from replication.self_test import SelfTestFailed, self_test
 from replication.slots import ensure_slots
 from replication.threads import in_thread
+from replication.volumes import volumes
+
+_log = structlog.get_logger()
+
+_SELF_TEST_S = 120.0
 
 
 async def start_primary(local: LocalNode, op: StartPrimary, revision: int) -> Outcome:
@@ -62,6 +74,8 @@ async def compare_with_peer(local: LocalNode, op: CompareWal, revision: int) -> 
 
 async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
     """Replace the data directory; until the end it counts as half-built and cannot be started."""
+    if op.self_test_mb:
+        await _test_disk(local, op.self_test_mb, revision)
     await in_thread(data_directory.mark_building, local.node, "rebuild")
     await local.look_at_data()
     await local.write_passfile()
@@ -86,6 +100,20 @@ async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
         "schema_applied": True,
     }
     return Outcome(f"rebuilt from {op.source}", changes)
+
+
+async def _test_disk(local: LocalNode, megabytes: int, seed: int) -> None:
+    """Raises ActionFailed(FAILED): a disk that does not keep what it is given gets no copy."""
+    directories = await in_thread(volumes, local.node)
+    try:
+        tested = await asyncio.wait_for(in_thread(self_test, directories, megabytes, seed), _SELF_TEST_S)
+    except (SelfTestFailed, OSError, TimeoutError) as error:
+        sentence = f"the self-test of its disk failed, and nothing is copied to it: {error}"
+        Findings(local.memory, local.publish).add(
+            FaultKind.STORAGE_ERROR, sentence, what="self-test", value=repr(error)
+        )
+        raise ActionFailed(Reason.FAILED, sentence) from error
+    _log.info("agent.self_test", directories=len(directories), bytes=tested)
 
 
 async def resume_replay(local: LocalNode) -> None:

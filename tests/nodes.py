@@ -233,7 +233,7 @@ class Pair:
         """a: first start, open. b: rebuilt from a and streaming under `name`; no grow yet."""
         await self.a.first_start()
         await self.a.act(actions.EnsureSlot("locum_b"))
-        await self.b.act(actions.Rebuild(source="a", slot="locum_b", nonce="n1", fast_checkpoint=True))
+        await self.b.act(actions.Rebuild(source="a", slot="locum_b", nonce="n1", fast_checkpoint=True, self_test_mb=1))
         await self.b.act(actions.StartStandby(name=name, upstream="a", slot="locum_b"))
         await self.a.wait(lambda report: any(s.name == name and s.state == "streaming" for s in report.walsenders))
 

@@ -58,6 +58,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Faults of a primary for which nothing is promoted: a person decides."""
     redo_blame_ms: int = 4_000
     """How long a standby whose recovery broke off is left alone until it is known whose page is wrong."""
+    self_test_mb: int = 16
+    """How much is written to the disk of a quarantined node, and read back, before it is rebuilt."""
     copy_when_alone: bool = True
     """A primary that carries damage which PostgreSQL reads without an error, and is all that is left, may be copied once all that
     was acknowledged is on it."""

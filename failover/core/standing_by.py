@@ -158,6 +158,7 @@ def _rebuild(context: Context, name: str, report: NodeReport, primary: NodeRepor
         slot=slot_name(name),
         nonce=str(context.state.revision + 1),
         fast_checkpoint=not primary.names,
+        self_test_mb=context.policy.self_test_mb if context.record(name).quarantined else 0,
     )
     sentence = f"Rebuilding {name} from {primary.node}: {context.record(name).rebuild_reason}."
     return Plan("standby.rebuild", sentence, context.state, {name: op})
