@@ -1,9 +1,10 @@
-"""`locum incident list|show|close`: what happened, as the controller recorded it."""
+"""`locum incident list|show|bundle|close`: what happened, as the controller recorded it."""
 
 from __future__ import annotations
 
 import asyncio
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -16,9 +17,11 @@ from compose.operate import Request, carry_out
 from compose.options import read_config
 from compose.progress import console
 from compose.target import Target, find_target
-from replication.wire.http import get_bytes, new_session
+from replication.wire.http import get_bytes, new_session, post_json
+from replication.wire.secrets import write_private
 
 _ASK_MS = 5_000
+_BUNDLE_MS = 60_000
 
 
 class Format(StrEnum):
@@ -31,6 +34,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Incidents, as they were recorded while they happened.", no_args_is_help=True)
     group.command("list")(list_incidents)
     group.command("show")(show_incident)
+    group.command("bundle")(bundle_incident)
     group.command("close")(close_incident)
     app.add_typer(group, name="incident")
 
@@ -72,6 +76,27 @@ def show_incident(
     print(markdown(msgspec.json.decode(body, type=dict[str, Any])))
 
 
+def bundle_incident(
+    incident_id: Annotated[str, typer.Argument(metavar="ID")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Where to write it; incident-ID.tar.gz without.")
+    ] = None,
+    controller: flags.Controller = None,
+    token_file: flags.TokenFile = None,
+    data: flags.Data = None,
+    config: flags.Config = None,
+) -> None:
+    """One incident with what every node has kept of it, as an archive. Its .page and .peer files hold patients' data."""
+    target = find_target(read_config(config), controller=controller, token_file=token_file, data=data)
+    body = asyncio.run(_post(target, f"/v1/incidents/{incident_id}/bundle"))
+    path = output or Path(f"incident-{incident_id}.tar.gz")
+    try:
+        write_private(path, body)
+    except OSError as error:
+        raise ComposeError(f"cannot write {path}: {error.strerror}") from error
+    console().print(f"{path}: {len(body)} bytes")
+
+
 def close_incident(
     incident_id: Annotated[str, typer.Argument(metavar="ID")],
     note: Annotated[str, typer.Option("--note", help="Why it may be closed; it goes into the record.")],
@@ -87,6 +112,17 @@ def close_incident(
     if not outcome.ok:
         raise ComposeError(outcome.sentence)
     console().print(outcome.sentence)
+
+
+async def _post(target: Target, path: str) -> bytes:
+    async with new_session() as session:
+        token = await asyncio.to_thread(target.token)
+        status, body = await post_json(session, target.controller + path, {}, token=token, deadline_ms=_BUNDLE_MS)
+    if status == 404:
+        raise ComposeError("there is no such incident; see `locum incident list`")
+    if status != 200:
+        raise ComposeError(f"{target.controller}{path} answered {status}: {body[:200].decode(errors='replace')}")
+    return body
 
 
 async def _get(target: Target, path: str) -> bytes:

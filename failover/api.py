@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from failover import incidents
+from failover.bundle import bundle
 from failover.cluster_view import ClusterView
 from failover.core.model import Command, CommandKind
 from failover.errors import CommandUnanswered, StoreError
@@ -66,6 +67,7 @@ def make_app(controller: Controller, token: str) -> web.Application:
             web.get("/v1/incidents", api.list_incidents),
             web.get("/v1/incidents/{incident}", api.show_incident),
             web.post("/v1/incidents/{incident}/close", api.close_incident),
+            web.post("/v1/incidents/{incident}/bundle", api.bundle_incident),
             web.get("/v1/drill", api.drill),
             web.post("/v1/evidence", api.evidence),
             web.post("/v1/nodes/{node}/{verb}", api.command_node),
@@ -116,6 +118,12 @@ class ControllerApi:
     async def show_incident(self, request: web.Request) -> web.Response:
         """One incident, whole."""
         return json_response(await self._incident(request.match_info["incident"]))
+
+    async def bundle_incident(self, request: web.Request) -> web.Response:
+        """One incident with the evidence of every node, as a tar.gz. It holds pages, and so patients' data: it needs the token."""
+        incident = await self._incident(request.match_info["incident"])
+        body = await bundle(incident, self._controller.agents)
+        return web.Response(body=body, content_type="application/gzip")
 
     async def close_incident(self, request: web.Request) -> web.Response:
         """Close an open incident by hand, with a note."""

@@ -18,6 +18,7 @@ from replication.api import make_app
 from replication.control_file import check_segments
 from replication.ending import check_planned_stop, stop_node
 from replication.errors import ActionFailed, ForeignData, InstallationError, ReplicationError, StateError
+from replication.evidence import EvidenceKeeper
 from replication.heartbeat import Heartbeat
 from replication.installation import find_installation
 from replication.lease import NodeLease
@@ -52,6 +53,7 @@ _log = structlog.get_logger()
 STOP_DEADLINE_MS = 10_000
 _SETTLE_S = 1.0
 _REMEMBER_INTERVAL_S = 1.0
+_DAMAGE = ("scrub_found", "log_fault", "places_damaged", "redo_judged")
 _CRASH_WORDS = "terminating any other active server processes"
 
 
@@ -128,10 +130,11 @@ class Agent:
             self.memory,
             session,
             refresh=self.sql.refresh,
-            publish=self.publisher.tell,
+            publish=self._tell,
             spare=SpareConnection(node, self._is_standby, WARM_UP),
         )
-        self.scrub = Scrub(self.local, self.publisher.tell, self.heartbeat.latency_ms)
+        self.scrub = Scrub(self.local, self._tell, self.heartbeat.latency_ms)
+        self.evidence = EvidenceKeeper(self.local, self.scrub.ledger)
         self.memory.scrub_status = lambda: self.scrub.pages.status
         self.memory.ledger_status = self.scrub.ledger.status
         self.memory.compare_status = lambda: self.scrub.compare.status
@@ -195,6 +198,12 @@ class Agent:
         for look in looks:
             look.add_done_callback(self._looks.discard)
 
+    def _tell(self, what: str) -> None:
+        """Tell the subscribers, and keep what shows it when it is damage."""
+        self.publisher.tell(what)
+        if what in _DAMAGE:
+            self.run_soon("evidence", lambda: self.evidence.look(self.publisher.report()))
+
     def _is_standby(self) -> bool:
         facts = self.memory.sql.facts
         return self.supervisor.postmaster is Postmaster.RUNNING and facts is not None and facts.in_recovery
@@ -232,7 +241,8 @@ class Agent:
                 self.run_soon("redo_failure", lambda: self.redo.ask(line))
         if self.memory.log_faults.note(line):
             _log.error("agent.log_fault", severity=line.error_severity, sqlstate=line.state_code, said=line.message)
-            self.publisher.tell("log_fault")
+            self.evidence.heard(line.error_severity, line.state_code, line.message)
+            self._tell("log_fault")
         if _CRASH_WORDS in line.message:
             self.supervisor.backend_crashed()
 

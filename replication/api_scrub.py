@@ -8,6 +8,7 @@ from aiohttp import web
 
 from replication.errors import SQL_ERRORS, ActionFailed
 from replication.scrub.compare import JudgePage, Range
+from replication.scrub.relation_path import relation_at
 from replication.scrub.transaction_status import AskStatus, StatusPage
 from replication.wire.http import json_response, read_json
 
@@ -30,6 +31,8 @@ class ScrubApi:
             web.post("/v1/pages/copies", self.copies),
             web.post("/v1/pages/judge", self.judge),
             web.post("/v1/pages/xact", self.status),
+            web.post("/v1/pages/raw", self.raw),
+            web.post("/v1/evidence", self.evidence),
         ]
 
     async def scrub(self, request: web.Request) -> web.Response:
@@ -68,3 +71,21 @@ class ScrubApi:
             return json_response(StatusPage(page.hex()))
         except _NO_ANSWER as error:
             return json_response({"error": "failed", "sentence": str(error) or repr(error)}, 409)
+
+    async def raw(self, request: web.Request) -> web.Response:
+        """One page of this node as it lies on its disk; 404 where there is none."""
+        asked = await read_json(request, JudgePage)
+        if relation_at(asked.path) is None:
+            raise web.HTTPBadRequest(text=f"{asked.path!r} is no relation's main fork")
+        try:
+            page = await self._agent.evidence.page(asked.path, asked.block)
+        except OSError as error:
+            return json_response({"error": "failed", "sentence": error.strerror or str(error)}, 409)
+        if page is None:
+            raise web.HTTPNotFound(text=f"block {asked.block} of {asked.path} is not here")
+        return web.Response(body=page, content_type="application/octet-stream")
+
+    async def evidence(self, request: web.Request) -> web.Response:
+        """What this agent has kept of the faults that it found, as a tar archive."""
+        del request
+        return web.Response(body=await self._agent.evidence.tar(), content_type="application/x-tar")

@@ -139,6 +139,22 @@ class AgentClient:
         """What it says of its own copy of a page that somebody doubts."""
         return self._checked(*await self._post("/v1/pages/judge", question, deadline_ms), "/v1/pages/judge", Judgement)
 
+    async def raw_page(self, asked: JudgePage, *, deadline_ms: int = _PAGES_MS) -> bytes | None:
+        """One page as it lies on its disk; None where it has none."""
+        status, body = await self._post("/v1/pages/raw", asked, deadline_ms)
+        if status == 404:
+            return None
+        if status != 200:
+            raise WireError(f"{self._url}/v1/pages/raw answered {status}", "error")
+        return body
+
+    async def evidence(self, *, deadline_ms: int = _PAGES_MS) -> bytes:
+        """What it has kept of the faults that it found, as a tar archive."""
+        status, body = await self._post("/v1/evidence", {}, deadline_ms)
+        if status != 200:
+            raise WireError(f"{self._url}/v1/evidence answered {status}", "error")
+        return body
+
     async def status_span(self, oldest: int, below: int, *, deadline_ms: int = _PAGES_MS) -> StatusSpan:
         """Its digests of pg_xact."""
         found = await self._post("/v1/pages/xact", AskStatus(oldest, below), deadline_ms)

@@ -97,6 +97,11 @@ class LedgerService:
         )
 
     @property
+    def read_to(self) -> int:
+        """Where the WAL that it has read ends."""
+        return self._cursor
+
+    @property
     def redo_lsn(self) -> int:
         """Where the last completed checkpoint of this node began."""
         facts = self._local.memory.sql.facts

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,35 @@ async def test_a_page_that_rots_where_nobody_reads_is_named_and_its_node_rebuilt
         assert f"block {BLOCK} of {path}" in incident["verdict"]["sentence"]
         view = await cluster.wait_healthy()
         assert (view["primary"] == primary) is (role == "standby"), "a damaged standby is no reason to promote anybody"
+        await evidence_is_kept(cluster, tmp_path, incident["id"], node, path)
+
+
+async def evidence_is_kept(cluster: Cluster, tmp_path: Path, incident: str, node: str, path: str) -> None:
+    """The node was rebuilt since; the page as it was then is in the bundle, and no patient in its readable part."""
+    output = tmp_path / "bundle.tar.gz"
+    command = [sys.executable, "-m", "compose", "incident", "bundle", incident, "--output", str(output)]
+    command += ["--data", str(cluster.layout.root)]
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert output.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(output) as archive:
+        files = {member.name.split("/", 1)[1]: member for member in archive.getmembers()}
+        read = {name: (archive.extractfile(member) or io.BytesIO()).read() for name, member in files.items()}
+    assert json.loads(read["incident.json"])["id"] == incident
+    kept = [json.loads(data) for name, data in read.items() if name.startswith(f"{node}/") and name.endswith(".json")]
+    pages = [
+        page
+        for one in kept
+        for page in one["pages"]
+        if page["place"] == {"path": path, "relation": None, "block": BLOCK}
+    ]
+    assert pages and pages[0]["header"]["checksum_fits"] is False
+    assert pages[0]["peer_header"]["checksum_fits"] is True
+    assert any(
+        name.startswith(f"{node}/") and name.endswith(".page") and len(data) == 8192 for name, data in read.items()
+    )
 
 
 @pytest.mark.parametrize("name", ["wal-segment-damaged", "control-file-damaged"])

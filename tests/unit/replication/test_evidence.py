@@ -1,0 +1,27 @@
+"""The decoded header of a page that is kept."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from replication.evidence import header_of
+from replication.page import PAGE_BYTES, as_pages, checksums
+
+
+def test_a_header_tells_where_and_whether_it_fits() -> None:
+    page = bytearray(PAGE_BYTES)
+    struct.pack_into("<IIHHHHH", page, 0, 0, 0x1700F98, 0, 1, 60, 8000, 8192)
+    (right,) = checksums(as_pages(bytes(page)), np.array([7], dtype=np.uint32))
+    struct.pack_into("<H", page, 8, int(right))
+    found = header_of(bytes(page), 7)
+    assert (found.lsn, found.checksum_fits, found.lower, found.upper, found.is_zero) == (
+        "0/1700F98",
+        True,
+        60,
+        8000,
+        False,
+    )
+    assert not header_of(bytes(page), 8).checksum_fits, "the block number is part of it"
+    assert header_of(bytes(PAGE_BYTES), 0).is_zero
