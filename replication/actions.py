@@ -113,6 +113,8 @@ class Rebuild(msgspec.Struct, frozen=True, tag="rebuild"):
     slot: str
     nonce: str
     fast_checkpoint: bool = False
+    only_differences: bool = False
+    """Copy what differs from what is there (replication/difference); whatever goes wrong with that, all of it is copied."""
     self_test_mb: int = 0
     """Of a quarantined node: so much is written to its disk and read back before anything is copied there."""
 

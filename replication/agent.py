@@ -16,6 +16,7 @@ import structlog
 from replication import data_directory
 from replication.api import make_app
 from replication.control_file import check_segments
+from replication.difference.source import CopySource
 from replication.ending import check_planned_stop, stop_node
 from replication.errors import ActionFailed, ForeignData, InstallationError, ReplicationError, StateError
 from replication.evidence import EvidenceKeeper
@@ -134,6 +135,7 @@ class Agent:
             spare=SpareConnection(node, self._is_standby, WARM_UP),
         )
         self.scrub = Scrub(self.local, self._tell, self.heartbeat.latency_ms)
+        self.copies = CopySource(self.local)
         self.evidence = EvidenceKeeper(self.local, self.scrub.ledger)
         self.memory.scrub_status = lambda: self.scrub.pages.status
         self.memory.ledger_status = self.scrub.ledger.status
@@ -188,6 +190,7 @@ class Agent:
         if self._log_tail is not None:
             self._log_tail.close()
         self.runner.close()
+        self.copies.close()
         for task in (*self._loops, *self._looks):
             task.cancel()
         self.supervisor.close()

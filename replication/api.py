@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from replication.actions import Action, LeaseRenewal, Refusal
+from replication.api_copy import CopyApi
 from replication.api_scrub import ScrubApi
 from replication.errors import ActionFailed, StateError, WalUnavailable
 from replication.wal_service import answer_history, answer_wal_end, answer_wal_hash
@@ -53,6 +54,7 @@ def make_app(agent: Agent) -> web.Application:
             web.post("/v1/replay/resume", api.resume_replay),
             web.post("/v1/clock", api.set_clock),
             *ScrubApi(agent).routes(),
+            *CopyApi(agent).routes(),
         ]
     )
     return app

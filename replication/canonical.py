@@ -50,8 +50,13 @@ def digests(pages: Pages, first_block: int) -> list[bytes | None]:
     ]
 
 
-def canonical_pages(pages: Pages, first_block: int) -> tuple[NDArray[np.bool_], Pages]:
-    """Which of these whole pages have a canonical form, and that form, checksum 0. The others are given as they are."""
+def canonical_pages(
+    pages: Pages, first_block: int, *, keep_all_visible: bool = False
+) -> tuple[NDArray[np.bool_], Pages]:
+    """Which of these whole pages have a canonical form, and that form, checksum 0. The others are given as they are.
+
+    `keep_all_visible`: where the form is to be written, PD_ALL_VISIBLE must go on agreeing with the visibility map.
+    """
     out = pages.copy()
     heads = _headers(pages)
     opaque = pages[:, PAGE_BYTES - 4 :].copy().view("<u2")
@@ -60,7 +65,7 @@ def canonical_pages(pages: Pages, first_block: int) -> tuple[NDArray[np.bool_], 
     is_heap = is_used & (heads.special == PAGE_BYTES)
     is_btree = is_used & (heads.special == _BTREE_SPECIAL) & (opaque[:, 1] <= _CYCLE_ID_MAX) & (flags & _DELETED == 0)
     fit = is_heap | is_btree
-    _clear_hints(out, fit)
+    _clear_hints(out, fit, 0xFC if keep_all_visible else 0xF8)
     with_items = is_heap | (is_btree & (flags & _META == 0))
     is_leaf = is_btree & (flags & _LEAF != 0)
     _revive(out, heads, is_leaf)
@@ -76,12 +81,12 @@ def _headers(pages: Pages) -> _Headers:
     return _Headers(words[:, 6], words[:, 7], words[:, 8])
 
 
-def _clear_hints(out: Pages, fit: NDArray[np.bool_]) -> None:
+def _clear_hints(out: Pages, fit: NDArray[np.bool_], flags_kept: int) -> None:
     """Checksum, the hints among the flags, and pd_prune_xid."""
     keep = np.where(fit, 0, 0xFF).astype(np.uint8)
     out[:, 8] &= keep
     out[:, 9] &= keep
-    out[:, 10] &= np.where(fit, 0xF8, 0xFF).astype(np.uint8)
+    out[:, 10] &= np.where(fit, flags_kept, 0xFF).astype(np.uint8)
     for column in range(20, 24):
         out[:, column] &= keep
 

@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 
 from replication.actions import Action, LeaseRenewal, Refusal
+from replication.difference.protocol import AskPages, BeginCopy, Begun, EndedCopy
 from replication.model import NodeReport
 from replication.scrub.compare import Copies, Judgement, JudgePage, Range
 from replication.scrub.transaction_status import AskStatus, StatusPage, StatusSpan
@@ -27,6 +28,8 @@ _ACT_MS = 1_000
 _PAUSE_MS = 1_000
 _WAL_MS = 30_000
 _PAGES_MS = 20_000
+_COPY_MS = 60_000
+_BEGIN_MS = 420_000
 _STREAM_IDLE_MS = 3_000
 
 
@@ -138,6 +141,34 @@ class AgentClient:
     async def judge(self, question: JudgePage, *, deadline_ms: int = _PAGES_MS) -> Judgement:
         """What it says of its own copy of a page that somebody doubts."""
         return self._checked(*await self._post("/v1/pages/judge", question, deadline_ms), "/v1/pages/judge", Judgement)
+
+    async def copy_begin(self, asked: BeginCopy, *, deadline_ms: int = _BEGIN_MS) -> Begun:
+        """Begin a backup there."""
+        return self._checked(*await self._post("/v1/copy/begin", asked, deadline_ms), "/v1/copy/begin", Begun)
+
+    async def copy_pages(self, asked: AskPages, *, deadline_ms: int = _COPY_MS) -> bytes:
+        """Hashes of pages of that backup, or the pages."""
+        return await self._bytes("/v1/copy/pages", asked, deadline_ms) or b""
+
+    async def copy_file(self, path: str, *, deadline_ms: int = _COPY_MS) -> bytes | None:
+        """A file of that backup; None for one that is gone."""
+        return await self._bytes("/v1/copy/file", {"path": path}, deadline_ms)
+
+    async def copy_wal(self, name: str, *, deadline_ms: int = _COPY_MS) -> bytes | None:
+        """A segment of its WAL; None for one that is gone."""
+        return await self._bytes("/v1/copy/wal", {"path": name}, deadline_ms)
+
+    async def copy_end(self, *, deadline_ms: int = _COPY_MS) -> EndedCopy:
+        """End the backup."""
+        return self._checked(*await self._post("/v1/copy/end", {}, deadline_ms), "/v1/copy/end", EndedCopy)
+
+    async def _bytes(self, path: str, value: object, deadline_ms: int) -> bytes | None:
+        status, body = await self._post(path, value, deadline_ms)
+        if status == 404:
+            return None
+        if status != 200:
+            raise WireError(f"{self._url}{path} answered {status}: {body[:200].decode(errors='replace')}", "error")
+        return body
 
     async def raw_page(self, asked: JudgePage, *, deadline_ms: int = _PAGES_MS) -> bytes | None:
         """One page as it lies on its disk; None where it has none."""

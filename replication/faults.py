@@ -25,6 +25,8 @@ MISMATCH = "lacks matching index tuple within index"
 is right it cannot tell. The index can be made anew."""
 _RAISED = ("ERROR", "FATAL", "PANIC")
 _REDO = "WAL redo at"
+_READ_ONLY = "Read-only file system"
+"""strerror of EROFS, which has no SQLSTATE of its own (42501)."""
 _NAMED_FILE = re.compile(
     r'\b(?:file|relation) "?(?:\./)?((?:base|global|pg_tblspc|pg_xact|pg_multixact|pg_wal)/[\w./-]+)"?'
 )
@@ -59,8 +61,11 @@ def fault_of_line(
         return FaultKind.PAGE_CORRUPT
     if severity not in _RAISED:
         return None
+    if _READ_ONLY in message and _OF_THE_KERNEL.search(message):
+        return FaultKind.READ_ONLY
     if severity in ("FATAL", "PANIC") and _REDO in context:
-        return FaultKind.REDO_FAILED
+        by_disk = BY_SQLSTATE.get(sqlstate) in (FaultKind.STORAGE_ERROR, FaultKind.STORAGE_FULL)
+        return BY_SQLSTATE[sqlstate] if by_disk else FaultKind.REDO_FAILED
     if MISMATCH in message:
         return FaultKind.INDEX_CORRUPT
     if (kind := BY_SQLSTATE.get(sqlstate)) is not None:

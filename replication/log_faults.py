@@ -14,7 +14,7 @@ from replication.wall_clock import wall_now
 
 PLACES_MAX = 20
 _PASSING_S = 60.0
-_PASSING = (FaultKind.STORAGE_FULL, FaultKind.OVERLOAD)
+_PASSING = (FaultKind.STORAGE_FULL, FaultKind.READ_ONLY, FaultKind.OVERLOAD)
 """These end without a repair: they are told for as long as the log repeats them."""
 
 

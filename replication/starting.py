@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
 from replication import data_directory
 from replication.actions import CompareWal, InitDb, Rebuild, StartPrimary, StartStandby
 from replication.closed_start import check_closed, compare_wal, prove_history, read_own_end
+from replication.difference.files import Unfit
+from replication.difference.target import Copied, copy_differences
 from replication.errors import ActionFailed
 from replication.local_node import LocalNode, Outcome
 from replication.model import FaultKind, Reason
@@ -18,6 +21,7 @@ from replication.self_test import SelfTestFailed, self_test
 from replication.slots import ensure_slots
 from replication.threads import in_thread
 from replication.volumes import volumes
+from replication.wire.errors import WireError
 
 _log = structlog.get_logger()
 
@@ -84,7 +88,9 @@ async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
         local.memory.progress(fraction)
         local.publish("rebuild_progress")
 
-    await rebuild(local.node, op, progress)
+    copied = await _by_differences(local, op, progress) if op.only_differences else None
+    if copied is None:
+        await rebuild(local.node, op, progress)
     await in_thread(data_directory.unmark_building, local.node)
     local.memory.log_faults.clear()
     local.memory.upstream_faults.clear()
@@ -99,7 +105,19 @@ async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
         "last_observed_timeline": None,
         "schema_applied": True,
     }
-    return Outcome(f"rebuilt from {op.source}", changes)
+    how = "" if copied is None else f": {copied.fetched} of {copied.pages} pages differed, {copied.rewritten} in hints"
+    return Outcome(f"rebuilt from {op.source}{how}", changes)
+
+
+async def _by_differences(local: LocalNode, op: Rebuild, progress: Callable[[float], None]) -> Copied | None:
+    """What it took; None when it could not be done so, and everything is to be copied."""
+    label = f"rebuild_{local.node.name}_{op.nonce}"
+    try:
+        peer = local.peer(op.source)
+        return await copy_differences(local.node, peer, label, fast=op.fast_checkpoint, progress=progress)
+    except (ActionFailed, WireError, OSError, Unfit) as error:
+        _log.warning("agent.differences_not_enough", error=str(error))
+        return None
 
 
 async def _test_disk(local: LocalNode, megabytes: int, seed: int) -> None:

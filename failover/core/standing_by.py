@@ -14,7 +14,7 @@ from failover.core.candidate import (
 from failover.core.context import STOPPED, Context, Plan, disqualified, slot_name, standby_name, walsender_of, with_node
 from failover.core.model import NodeRecord
 from replication.actions import Certify, EnsureSlot, Fence, Grow, Rebuild, SetNames, StartStandby
-from replication.model import DataDirectory, NodeReport, Postmaster, Stage
+from replication.model import Cause, DataDirectory, FaultKind, NodeReport, Postmaster, Stage
 
 _SLOT_GONE = ("lost", "unreserved")
 _UNSTREAMED_STARTS_MAX = 2
@@ -158,10 +158,18 @@ def _rebuild(context: Context, name: str, report: NodeReport, primary: NodeRepor
         slot=slot_name(name),
         nonce=str(context.state.revision + 1),
         fast_checkpoint=not primary.names,
+        only_differences=may_keep_what_is_equal(context.record(name), report),
         self_test_mb=context.policy.self_test_mb if context.record(name).quarantined else 0,
     )
     sentence = f"Rebuilding {name} from {primary.node}: {context.record(name).rebuild_reason}."
     return Plan("standby.rebuild", sentence, context.state, {name: op})
+
+
+def may_keep_what_is_equal(record: NodeRecord, report: NodeReport) -> bool:
+    """Its old data are there, and its disk did not fail: after that every block is written anew."""
+    faults = (*record.faults, *report.faults)
+    by_disk = any(fault.kind.cause is Cause.STORAGE and fault.kind is not FaultKind.STORAGE_FULL for fault in faults)
+    return report.data is DataDirectory.PRESENT and not by_disk
 
 
 def may_be_source(context: Context, name: str, primary: NodeReport) -> bool:

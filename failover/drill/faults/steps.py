@@ -127,7 +127,10 @@ class Injector:
     def _pids(self, target: str) -> list[int]:
         kind, node = target.partition(" ")[0], self._node_of(target)
         if kind == "postgres":
-            postmaster = self._cluster.postmaster(node)
+            try:
+                postmaster = self._cluster.postmaster(node)
+            except ClusterAway:
+                return []  # what struck before has ended it already
             return [postmaster, *children_of(postmaster)]
         if kind in _TITLES:
             return [_titled(self._cluster.postmaster(node), _TITLES[kind])]

@@ -8,9 +8,11 @@ import pytest
 from failover.core.candidate import may_be_copied
 from failover.core.decide import decide
 from failover.core.model import Decision, Observation, Policy, SeenServer, State
+from failover.core.standing_by import may_keep_what_is_equal
 from replication.actions import Fence, Promote, ReadPlaces, Reindex, StartStandby
 from replication.model import (
     ActionResult,
+    DataDirectory,
     Evidence,
     Fault,
     FaultKind,
@@ -344,3 +346,21 @@ def test_a_primary_that_is_all_that_is_left_makes_its_indexes_anew_once() -> Non
             observation = msgspec.structs.replace(observation, nodes={**observation.nodes, "a": alone})
     assert kinds.count("primary.reindex") == 1
     assert state.nodes["a"].reindexed == (PLACE,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "expected"),
+    [
+        (FaultKind.PAGE_CORRUPT, DataDirectory.PRESENT, True),
+        (FaultKind.STORAGE_ERROR, DataDirectory.PRESENT, False),
+        (FaultKind.PAGE_CORRUPT, DataDirectory.HALF_BUILT, False),
+    ],
+)
+def test_only_differences_are_copied_unless_the_disk_failed(
+    kind: FaultKind, data: DataDirectory, expected: bool
+) -> None:
+    world = healthy()
+    report = world.observe().nodes["b"]
+    assert report is not None
+    record = msgspec.structs.replace(world.store.nodes["b"], faults=(fault(kind, PLACE),))
+    assert may_keep_what_is_equal(record, msgspec.structs.replace(report, data=data)) is expected
