@@ -44,9 +44,17 @@ _SETTINGS = {
 }
 
 
-async def measure_floor(installation: Installation, place: Path, *, segment_mb: int = STOCK_SEGMENT_MB) -> float:
-    """Milliseconds from SIGKILL of the primary to the first acknowledged write on the promoted standby."""
-    primary, standby = _Bare(installation, place / "primary"), _Bare(installation, place / "standby")
+async def measure_floor(
+    installation: Installation,
+    place: Path,
+    *,
+    segment_mb: int = STOCK_SEGMENT_MB,
+    disks: tuple[Path, Path] | None = None,
+) -> float:
+    """Milliseconds from SIGKILL of the primary to the first acknowledged write on the promoted standby. `disks`: where the two
+    lie, instead of below `place`."""
+    one, other = disks or (place, place)
+    primary, standby = _Bare(installation, one / "primary"), _Bare(installation, other / "standby")
     try:
         await asyncio.to_thread(primary.initdb, segment_mb)
         await primary.start({"synchronous_standby_names": "floor"})

@@ -1,6 +1,6 @@
 """How long bookings stop when the primary fails, against what PostgreSQL alone needs in the same run.
 
-`python bench/outage.py [--runs 5] [--rate 100] [--json]`: rounds of the floor (bench/floor.py), then the gap between two
+`python bench/outage.py [--runs 5] [--rate 100] [--disk] [--json]`: rounds of the floor (bench/floor.py), then the gap between two
 acknowledged bookings over HTTP for each fault, on one `locum up` a round. Exit code 1 when a booking was lost, doubled, wrong
 or refused. With --json the last line is one JSON object; `ratio` is the worse of the two kills: median gap over floor.
 """
@@ -24,6 +24,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone that is not installed
 
+from bench.disk_faults import DISK_FAULTS, floor_on_faultfs
 from bench.floor import measure_floor
 from replication.installation import find_installation
 from replication.model import WAL_SEGMENT_MB
@@ -59,9 +60,11 @@ class Floors(msgspec.Struct, frozen=True):
 
     stock: list[float]
     small: list[float]
+    faulty: list[float] = []
+    """On file systems of ours, for the rows in which a disk fails."""
 
 
-async def measure(runs: int, rate: float, console: Console) -> tuple[Floors, list[Run]]:
+async def measure(runs: int, rate: float, console: Console, *, disk: bool = False) -> tuple[Floors, list[Run]]:
     """`runs` rounds, each with the floors and then every fault: the machine's speed changes in the course of minutes."""
     installation = await asyncio.to_thread(find_installation, None)
     floors, results = Floors([], []), []
@@ -72,16 +75,22 @@ async def measure(runs: int, rate: float, console: Console) -> tuple[Floors, lis
                 floors.stock.append(await measure_floor(installation, round_ / f"stock{again}"))
                 console.print(f"floor: {floors.stock[-1]:.0f} ms")
             floors.small.append(await measure_floor(installation, round_ / "small", segment_mb=WAL_SEGMENT_MB))
-            results += await _measure_round(round_ / "locum", rate, console)
+            results += await _measure_round(round_ / "locum", rate, console, FAULTS)
+            if disk:
+                floors.faulty.append(await floor_on_faultfs(installation, round_ / "faulty"))
+                console.print(f"floor on faultfs: {floors.faulty[-1]:.0f} ms")
+                results += await _measure_round(round_ / "disks", rate, console, DISK_FAULTS, "--faultfs")
     return floors, results
 
 
-async def _measure_round(place: Path, rate: float, console: Console) -> list[Run]:
+async def _measure_round(
+    place: Path, rate: float, console: Console, faults: tuple[Fault, ...], *flags: str
+) -> list[Run]:
     results = []
     await asyncio.to_thread(place.mkdir)
-    async with running(place, "--demo-practitioners", "20") as cluster:
+    async with running(place, "--demo-practitioners", "20", *flags) as cluster:
         proposals = await fhir.endless(cluster.session, cluster.ready.server)
-        for fault in FAULTS:
+        for fault in faults:
             results.append(await _measure_fault(cluster, fault, proposals, rate))
             console.print(f"{fault.name}: {results[-1].gap_ms:.0f} ms")
     return results
@@ -142,14 +151,15 @@ async def _judge(
 
 def show(floors: Floors, runs: list[Run], console: Console) -> None:
     """The table for a person."""
-    floor = median(floors.stock)
-    for what, values in (("floor", floors.stock), (f"with WAL segments of {WAL_SEGMENT_MB} MB", floors.small)):
+    kinds = [("floor", floors.stock), ("on faultfs", floors.faulty)] if floors.faulty else [("floor", floors.stock)]
+    for what, values in (*kinds, (f"with WAL segments of {WAL_SEGMENT_MB} MB", floors.small)):
         console.print(f"{what}: median {median(values):.0f} ms of {', '.join(f'{ms:.0f}' for ms in sorted(values))}")
     table = Table(box=None, pad_edge=False)
     columns = ("fault", "gap ms (median, all)", "ratio", "slowest ms", "sent", "failed", "lost", "doubled", "wrong")
     for column in (*columns, "verdict", "healthy again s"):
         table.add_column(column)
-    for fault in FAULTS:
+    for fault in _measured(runs):
+        floor = _floor_of(floors, fault)
         own = [run for run in runs if run.fault == fault.name]
         gaps = sorted(run.gap_ms for run in own)
         table.add_row(
@@ -169,18 +179,28 @@ def show(floors: Floors, runs: list[Run], console: Console) -> None:
 
 def summary(floors: Floors, runs: list[Run]) -> dict[str, object]:
     """What --json prints."""
-    floor = median(floors.stock)
-    gaps = {fault.name: [run.gap_ms for run in runs if run.fault == fault.name] for fault in FAULTS}
-    ratios = {name: median(values) / floor for name, values in gaps.items()}
+    gaps = {fault.name: [run.gap_ms for run in runs if run.fault == fault.name] for fault in _measured(runs)}
+    ratios = {fault.name: median(gaps[fault.name]) / _floor_of(floors, fault) for fault in _measured(runs)}
     return {
         "ratio": round(max(ratios[fault.name] for fault in (KILL_PRIMARY, KILL_BOTH)), 3),
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
         "floor_ms": floors.stock,
         "floor_small_segments_ms": floors.small,
+        "floor_on_faultfs_ms": floors.faulty,
         "gap_ms": gaps,
         **dict(zip(("sent", "failed", "lost", "double_booked", "wrong_content"), _totals(runs), strict=True)),
         "runs": msgspec.to_builtins(runs),
     }
+
+
+def _measured(runs: list[Run]) -> list[Fault]:
+    names = {run.fault for run in runs}
+    return [fault for fault in (*FAULTS, *DISK_FAULTS) if fault.name in names]
+
+
+def _floor_of(floors: Floors, fault: Fault) -> float:
+    """A disk in Python is slower: its rows are compared with a floor on such disks."""
+    return median(floors.faulty if fault in DISK_FAULTS else floors.stock)
 
 
 def _totals(runs: list[Run]) -> tuple[int, int, int, int, int]:
@@ -198,10 +218,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--rate", type=float, default=100.0, help="bookings a second")
+    parser.add_argument("--disk", action="store_true", help="also the rows in which a disk fails (needs FUSE)")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     said = parser.parse_args()
     console = Console(width=200, stderr=bool(said.json))
-    floors, runs = asyncio.run(measure(said.runs, said.rate, console))
+    floors, runs = asyncio.run(measure(said.runs, said.rate, console, disk=said.disk))
     show(floors, runs, console)
     if said.json:
         print(msgspec.json.encode(summary(floors, runs)).decode())
