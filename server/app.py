@@ -30,12 +30,13 @@ from server.evidence import Evidence
 from server.follow import follow
 from server.guard import Guard
 from server.idempotency import InFlight
+from server.link import Login
 from server.metrics import Metrics
 from server.receipt_check import ReceiptChecker
 from server.receipts import Receipts
 from server.replay import Replay
 from server.scheduling import Rules
-from server.seal import Seal
+from server.seal import Seal, row_key
 from server.settings import ServerSettings, SettingsError, load
 
 _log = structlog.get_logger()
@@ -74,7 +75,7 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
             running.add(task)
             task.add_done_callback(running.discard)
 
-        database = Database(settings, password, spawn, evidence)
+        database = Database(settings, Login(password, row_key(seal)), spawn, evidence)
         receipts = Receipts(settings.state_dir / "receipts", Seal(seal), evidence.receipts_changed)
         await _load(receipts)
         checker = ReceiptChecker(database, receipts, evidence)

@@ -16,7 +16,7 @@ from replication.topology import Phase, Topology
 from server import store
 from server.barrier import Barrier
 from server.evidence import Evidence
-from server.link import Endpoint
+from server.link import Endpoint, Login
 from server.pool import Pool, Spawn, Watcher
 from server.settings import ServerSettings
 
@@ -29,7 +29,7 @@ _STANDBY_CONNECTIONS_WARM = 2
 class Database:
     """Follows topology records; tells who may be written to and read from, and waits for it."""
 
-    def __init__(self, settings: ServerSettings, password: str, spawn: Spawn, evidence: Evidence) -> None:
+    def __init__(self, settings: ServerSettings, login: Login, spawn: Spawn, evidence: Evidence) -> None:
         self.topology: Topology | None = None
         self.held = 0
         """Requests that wait for a primary now."""
@@ -38,7 +38,7 @@ class Database:
         self.losses = 0
         """How often there was none any more."""
         self._settings = settings
-        self._password = password
+        self._login = login
         self._spawn = spawn
         self._evidence = evidence
         self._pool: Pool | None = None
@@ -135,7 +135,7 @@ class Database:
         links = kept.surrender() if kept is not None else []
         return Pool(
             endpoint,
-            self._password,
+            self._login,
             self._spawn,
             self._evidence,
             warm=max(1, size // 4),
@@ -161,7 +161,7 @@ class Database:
         for name in wanted.keys() - self._standbys.keys():
             pool = Pool(
                 wanted[name],
-                self._password,
+                self._login,
                 self._spawn,
                 Watcher(),
                 warm=_STANDBY_CONNECTIONS_WARM,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ _log = structlog.get_logger()
 
 _PATROL_EVERY_S = 0.5
 _PATROL_RECEIPTS = 200
+_PATROL_ROWS = 300
+_FIRST_ID = uuid.UUID(int=0)
 _ASK_S = 2.0
 _STANDBY_FOLLOWS_S = 2.0
 _AGAIN_S = 0.1
@@ -64,12 +67,22 @@ class Guard:
         self._asking: set[str] = set()
         self._given_up: dict[str, int] = {}
         """Versions that no node has: a person was told."""
+        self._unsealed: set[str] = set()
+        """Rows that fit their seal on no node: a person was told."""
         self._at = 0
+        self._seal_at = _FIRST_ID
 
     def check(self, link: Link, rows: Sequence[Any], began_s: float, *, wanted: str | None = None) -> None:
         """Rows with id, version and digest, that this link gave for a question which began then (time.monotonic); `wanted`:
         the one that was asked for. A standby may be behind, and is judged by the seal alone. Raises WrongAnswer."""
         shown = {str(row["id"]): row for row in rows}
+        for name, row in shown.items():
+            if row["broken"]:
+                self.refused += 1
+                self._suspect_seal(name, link.endpoint.role)
+                raise WrongAnswer(
+                    f"{link.endpoint.name} shows an appointment that does not fit its seal: it is not served"
+                )
         for name in dict.fromkeys([*shown, *([wanted] if wanted is not None else [])]):
             receipt = self._receipts.known_before(name, began_s)
             if receipt is None:
@@ -92,6 +105,8 @@ class Guard:
                 continue
             for receipt in await self._wrong(pool, self._next()):
                 self._suspect(receipt)
+            for name in await self._broken(pool):
+                self._suspect_seal(name, Role.PRIMARY)
 
     def _next(self) -> list[Receipt]:
         receipts = self._receipts.newest()
@@ -111,6 +126,46 @@ class Guard:
             return []
         wrong = {str(row["id"]) for row in rows}
         return [one for one in receipts if one.id in wrong]
+
+    async def _broken(self, pool: Pool) -> list[str]:
+        """Of the next rows, with a receipt or without, those that do not fit their seal."""
+        try:
+            async with pool.link(_ASK_S) as link:
+                rows = await link.fetch(store.BROKEN_SEALS, self._seal_at, _PATROL_ROWS, deadline_s=_ASK_S)
+        except TryAgain:
+            return []
+        self._seal_at = rows[-1]["id"] if len(rows) == _PATROL_ROWS else _FIRST_ID
+        return [str(row["id"]) for row in rows if row["broken"]]
+
+    def _suspect_seal(self, name: str, role: Role) -> None:
+        if role is Role.PRIMARY and name not in self._asking and name not in self._unsealed:
+            self._asking.add(name)
+            self._spawn(self._confirm_seal(name))
+
+    async def _confirm_seal(self, name: str) -> None:
+        """Guilty is the primary when its standby has the row under a seal that fits."""
+        try:
+            pool = self._database.primary
+            if pool is None or await self._is_broken(pool, name) is not True:
+                return
+            standby = self._database.standby()
+            if standby is not None and await self._is_broken(standby, name) is False:
+                self._convict_of(pool, name, "altered", "does not fit its seal")
+                return
+            _log.error("server.row_sealed_nowhere", node=pool.endpoint.name)
+            self._unsealed.add(name)
+            self._doubted()
+        finally:
+            self._asking.discard(name)
+
+    async def _is_broken(self, pool: Pool, name: str) -> bool | None:
+        """None when the row is not there, has no seal, or the node does not answer."""
+        try:
+            async with pool.link(_ASK_S) as link:
+                rows = await link.fetch(store.BROKEN_SEAL, uuid.UUID(name), deadline_s=_ASK_S)
+        except TryAgain:
+            return None
+        return rows[0]["broken"] if rows else None
 
     def _suspect(self, receipt: Receipt) -> None:
         if receipt.id not in self._asking and self._given_up.get(receipt.id, 0) < receipt.version:
@@ -156,8 +211,11 @@ class Guard:
         return str(rows[0]["why"]) if rows else None
 
     def _convict(self, pool: Pool, receipt: Receipt, why: str) -> None:
+        self._convict_of(pool, receipt.id, why, f"version {receipt.version}")
+
+    def _convict_of(self, pool: Pool, name: str, why: str, value: str) -> None:
         kind = FaultKind.SEAL_MISMATCH if why == "altered" else FaultKind.ROW_MISSING
         self.convicted += 1
         sentence = f"an acknowledged appointment is {why} on {pool.endpoint.name}, and its standby has it as it was acknowledged"
         _log.error("server.row_wrong", node=pool.endpoint.name, why=why)
-        self._evidence.row_wrong(kind, sentence, f"appointment {receipt.id}, version {receipt.version}")
+        self._evidence.row_wrong(kind, sentence, f"appointment {name}, {value}")

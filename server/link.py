@@ -36,10 +36,27 @@ _SESSION = {
     "statement_timeout": "0",
     "jit": "off",
 }
+SEAL_BROKEN_SQLSTATE = "LC002"
+"""What schema.sql raises over a row that does not fit its seal: it is held, as a row that is not served."""
 REFUSED_SQLSTATE = "LC001"
 """What schema.sql raises on purpose; the message is a word of server/refusals.py."""
 _CONFLICTS = ("23P01", "40P01")
-_NOT_SERVING = ("53", "57", "58", "08", "XX", "25006", "28", "3D000", "40001", "55000", "42P01", "42883", "P0002")
+_NOT_SERVING = (
+    "53",
+    "57",
+    "58",
+    "08",
+    "XX",
+    "25006",
+    "28",
+    "3D000",
+    "40001",
+    "55000",
+    "42P01",
+    "42883",
+    "P0002",
+    "LC002",
+)
 """Classes and codes of a node that cannot serve now: full, shutting down, I/O, damaged, read-only, still closed; and one whose
 indexes contradict its tables (P0002: schema.sql does not find the row that it has just written)."""
 _DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -47,6 +64,13 @@ _TORN_ERRORS = (*_DRIVER_ERRORS, AttributeError)
 """A connection that is dropped between two steps of a statement has no protocol any more: asyncpg then meets None."""
 """The last one is asyncpg's word for a server that said FATAL, a shutdown, between two messages of one statement."""
 CONNECT_ERRORS = (*_DRIVER_ERRORS, TimeoutError, NotServing, ConnectionLost)
+
+
+class Login(msgspec.Struct, frozen=True):
+    """What a session needs: the server's password, and the key of the rows' seals, which lives in memory only."""
+
+    password: str
+    seal_key: str = ""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -153,11 +177,15 @@ class Link:
             self.on_end(self)
 
 
-async def open_link(endpoint: Endpoint, password: str, warm_up: Sequence[str] = ()) -> Link:
+async def open_link(endpoint: Endpoint, login: Login, warm_up: Sequence[str] = ()) -> Link:
     """Connect, check role and term, and run `warm_up` (reads). Raises one of CONNECT_ERRORS; a connection of another
     term is closed."""
     connection = await asyncpg.connect(
-        endpoint.dsn, password=password, timeout=CONNECT_DEADLINE_S, ssl=False, server_settings=_SESSION
+        endpoint.dsn,
+        password=login.password,
+        timeout=CONNECT_DEADLINE_S,
+        ssl=False,
+        server_settings={**_SESSION, "locum.seal_key": login.seal_key},
     )
     link = Link(connection, endpoint)
     await admit(link, endpoint)

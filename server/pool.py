@@ -18,7 +18,7 @@ import asyncpg
 import structlog
 
 from server.errors import NoConnection, ServerError, Superseded, TryAgain
-from server.link import CONNECT_ERRORS, Endpoint, Link, admit, open_link
+from server.link import CONNECT_ERRORS, Endpoint, Link, Login, admit, open_link
 from server.retries import reconnecting
 
 _log = structlog.get_logger()
@@ -51,7 +51,7 @@ class Pool:
     def __init__(
         self,
         endpoint: Endpoint,
-        password: str,
+        login: Login,
         spawn: Spawn,
         watcher: Watcher,
         *,
@@ -64,7 +64,7 @@ class Pool:
         self.closing = asyncio.Event()
         self.proved_s: float | None = None
         """When the last synchronous commit that came back was started (time.monotonic)."""
-        self._password = password
+        self._login = login
         self._spawn = spawn
         self._watcher = watcher
         self._warm = warm
@@ -245,7 +245,7 @@ class Pool:
                 await admit(link, self.endpoint)
                 return link
         try:
-            return await open_link(self.endpoint, self._password, self._warm_up)
+            return await open_link(self.endpoint, self._login, self._warm_up)
         except CONNECT_ERRORS as error:
             if not self._failing and not self.is_closed:
                 _log.info("server.connect_failed", node=self.endpoint.name, error=repr(error)[:200])

@@ -121,6 +121,31 @@ CREATE OR REPLACE FUNCTION locum_digest(a appointment) RETURNS text LANGUAGE sql
         extract(epoch FROM a.hold_expires_at))::text, 'UTF8')), 'hex');
 $$;
 
+-- The seal of a row: what it means, under a key that only the server has, and only while it is connected. NULL without the key.
+ALTER TABLE appointment ADD COLUMN IF NOT EXISTS seal bytea;
+CREATE OR REPLACE FUNCTION locum_seal(a appointment) RETURNS bytea LANGUAGE sql STABLE AS $$
+    SELECT substr(sha256(k), 1, 2) || substr(sha256(k || sha256(k || convert_to(locum_digest(a), 'UTF8'))), 1, 12)
+    FROM (SELECT decode(nullif(current_setting('locum.seal_key', true), ''), 'hex') AS k) AS secret;
+$$;
+
+-- Whether a row does not fit its seal: NULL without a seal, without the key, and under the seal of another key, which its first
+-- two bytes tell.
+CREATE OR REPLACE FUNCTION locum_broken(a appointment) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN substr(a.seal, 1, 2) = substr(fitting, 1, 2) THEN a.seal <> fitting END FROM (SELECT locum_seal(a) AS fitting) s;
+$$;
+
+-- Every write seals anew; a row that was altered behind PostgreSQL's back is not sealed over, but for its restoration.
+CREATE OR REPLACE FUNCTION locum_sealing() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND locum_broken(OLD) AND current_setting('locum.restoring', true) IS DISTINCT FROM 'on' THEN
+        RAISE EXCEPTION USING ERRCODE = 'LC002', MESSAGE = 'seal_broken';
+    END IF;
+    NEW.seal := locum_seal(NEW);
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER appointment_sealed BEFORE INSERT OR UPDATE ON appointment
+    FOR EACH ROW EXECUTE FUNCTION locum_sealing();
+
 -- Receipts [{"id", "version", "digest"}] against the rows: those whose row is missing, older, or altered.
 CREATE OR REPLACE FUNCTION locum_missing(p_receipts jsonb) RETURNS TABLE (id uuid, why text) LANGUAGE sql STABLE AS $$
     SELECT r.id, CASE WHEN a.id IS NULL THEN 'missing' WHEN a.version < r.version THEN 'older' ELSE 'altered' END
@@ -380,6 +405,7 @@ END $$;
 -- A constraint may forbid it (23P01): then a person decides.
 CREATE OR REPLACE FUNCTION locum_restore(p_row jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM set_config('locum.restoring', 'on', true);
     PERFORM locum_know_patient(p_row ->> 'patient_id', p_row ->> 'patient_name');
     INSERT INTO appointment AS a (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, comment,
                                   hold_expires_at, created_at, updated_at)

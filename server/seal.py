@@ -16,6 +16,11 @@ from server.errors import ServerError
 _NONCE_BYTES = 12
 
 
+def row_key(secret: str) -> str:
+    """The key of the rows' seals, as hexadecimal digits: another one than that of the receipts, since the database gets to see it."""
+    return hashlib.sha256(b"locum row seal " + secret.encode()).hexdigest()
+
+
 class SealBroken(ServerError):
     """A row in a receipt is not what was written, or was written with another key."""
 

@@ -51,7 +51,7 @@ ORDER BY starts_at, practitioner_id LIMIT $6 OFFSET $7
 SLOT_TIME = "SELECT starts_at, ends_at FROM slot WHERE id = $1"
 
 APPOINTMENT = """
-SELECT to_jsonb(f)::text AS row, f.id, f.version, locum_digest(a) AS digest
+SELECT to_jsonb(f)::text AS row, f.id, f.version, locum_digest(a) AS digest, locum_broken(a) AS broken
 FROM appointment_full f JOIN appointment a ON a.id = f.id WHERE f.id = $1
 """
 
@@ -63,7 +63,8 @@ WARM_UP = (
 faster."""
 
 APPOINTMENTS = """
-SELECT to_jsonb(f)::text AS row, count(*) OVER () AS total, f.id, f.version, locum_digest(a) AS digest
+SELECT to_jsonb(f)::text AS row, count(*) OVER () AS total, f.id, f.version, locum_digest(a) AS digest,
+       locum_broken(a) AS broken
 FROM appointment_full f JOIN appointment a ON a.id = f.id
 WHERE ($1::text IS NULL OR f.patient_id = $1) AND ($2::text IS NULL OR f.practitioner_id = $2)
   AND ($3::text IS NULL OR f.location_id = $3) AND (cardinality($4::text[]) = 0 OR f.status = ANY ($4))
@@ -105,6 +106,11 @@ FLUSHED = """
 SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint AS flush_lsn, pg_walfile_name(pg_current_wal_flush_lsn()) AS wal_file
 """
 """How far the primary's WAL is flushed; the first eight digits of the file's name are the timeline."""
+BROKEN_SEALS = """
+SELECT a.id, locum_broken(a) AS broken FROM appointment a WHERE a.id > $1 ORDER BY a.id LIMIT $2
+"""
+BROKEN_SEAL = "SELECT locum_broken(a) AS broken FROM appointment a WHERE a.id = $1"
+"""NULL for a row that was written without the key."""
 MISSING = "SELECT id, why FROM locum_missing($1::jsonb)"
 RESTORE = "SELECT locum_restore($1::jsonb)"
 REINDEX = "SELECT locum_reindex()"

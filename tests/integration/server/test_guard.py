@@ -113,3 +113,57 @@ async def test_what_is_right_is_served_and_never_suspected(tmp_path: Path) -> No
         assert report.faults == ()
         assert it.shared is not None
         assert (it.shared.guard.refused, it.shared.guard.convicted) == (0, 0)
+
+
+BEHIND_ITS_BACK = """
+ALTER TABLE appointment DISABLE TRIGGER appointment_sealed;
+UPDATE appointment SET comment = 'forged';
+ALTER TABLE appointment ENABLE TRIGGER appointment_sealed
+"""
+
+
+async def forget_receipts(it: Clinic, appointment: str) -> None:
+    """As after two hours and a certificate: nobody knows any more what was acknowledged."""
+    assert it.shared is not None
+    receipts = it.shared.receipts
+    receipts._newest.pop(appointment)
+    receipts._known_s.pop(appointment)
+
+
+async def test_an_altered_row_without_a_receipt_does_not_fit_its_seal_and_is_not_served(tmp_path: Path) -> None:
+    async with clinic(tmp_path, request_deadline_ms=1_500) as it, with_standby(it, tmp_path) as standby:
+        appointment = await changed_appointment(it)
+        await replayed(standby, appointment, 2)
+        await forget_receipts(it, appointment)
+        async with standby.sql() as connection:
+            await connection.execute("SELECT pg_wal_replay_pause()")
+        convicted = asyncio.create_task(it.wait_report(lambda report: report.faults, deadline_s=15))
+        async with it.node.sql() as connection:
+            await connection.execute(BEHIND_ITS_BACK)
+        assert (await it.call(f"/fhir/Appointment/{appointment}"))[0] == 503
+        (fault,) = (await convicted).faults
+        assert (fault.kind, fault.is_proof) == (FaultKind.SEAL_MISMATCH, True)
+
+
+async def test_an_altered_row_is_not_sealed_over_by_a_change(tmp_path: Path) -> None:
+    async with clinic(tmp_path, request_deadline_ms=1_500) as it:
+        (slot,) = await it.proposals(1)
+        made = only((await it.book(slot, "ada"))[1])
+        await forget_receipts(it, str(made["id"]))
+        async with it.node.sql() as connection:
+            await connection.execute(BEHIND_ITS_BACK)
+        assert (await it.call("/fhir/Appointment/$book", by_resource(made, status="cancelled")))[0] == 503
+        async with it.node.sql() as connection:
+            assert await connection.fetchval("SELECT status FROM appointment WHERE id = $1", made["id"]) == "booked"
+
+
+async def test_rows_under_the_seal_of_another_key_are_served(tmp_path: Path) -> None:
+    """A server that got a new key must not refuse what the old one has sealed."""
+    async with clinic(tmp_path, request_deadline_ms=1_500) as it:
+        (slot,) = await it.proposals(1)
+        made = only((await it.book(slot, "ada"))[1])
+        async with it.node.sql() as connection:
+            await connection.execute("SET locum.seal_key = 'abcd'")
+            await connection.execute("UPDATE appointment SET updated_at = updated_at")
+            assert await connection.fetchval("SELECT bool_and(seal IS NOT NULL) FROM appointment")
+        assert (await it.call(f"/fhir/Appointment/{made['id']}"))[0] == 200

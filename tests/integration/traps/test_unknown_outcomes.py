@@ -17,7 +17,7 @@ from replication.errors import ActionFailed
 from replication.model import Role
 from replication.sql_write import bounded
 from server.errors import ConnectionLost, OutcomeUnknown
-from server.link import Endpoint, Link, open_link
+from server.link import Endpoint, Link, Login, open_link
 from tests.integration.server.clinic import Clinic, clinic, only, standby_of
 from tests.integration.server.test_replay import conf, in_sync_wait, set_names
 from tests.integration.traps import commits
@@ -50,7 +50,7 @@ async def link_to(node: NodeUnderTest) -> Link:
     """As the server connects."""
     dsn = f"postgresql://locum_server@{HOST}:{node.settings.postgres_port}/locum"
     password = (node.settings.secrets_dir / "server").read_text().strip()
-    return await open_link(Endpoint("a", dsn, 1, Role.PRIMARY), password)
+    return await open_link(Endpoint("a", dsn, 1, Role.PRIMARY), Login(password))
 
 
 @pytest.mark.both_versions
