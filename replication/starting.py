@@ -105,7 +105,7 @@ async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
         "last_observed_timeline": None,
         "schema_applied": True,
     }
-    how = "" if copied is None else f": {copied.fetched} of {copied.pages} pages differed, {copied.rewritten} in hints"
+    how = "" if copied is None else f": {copied.sentence}"
     return Outcome(f"rebuilt from {op.source}{how}", changes)
 
 

@@ -45,6 +45,14 @@ class Copied(msgspec.Struct):
     rewritten: int = 0
     received_bytes: int = 0
 
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        return (
+            f"{self.fetched} of {self.pages} pages differed, {self.rewritten} in hints alone, "
+            f"{self.received_bytes} bytes came over the network"
+        )
+
 
 async def copy_differences(
     node: Node, peer: AgentClient, label: str, *, fast: bool, progress: Callable[[float], None]

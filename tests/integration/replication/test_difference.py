@@ -133,7 +133,7 @@ async def test_a_hint_of_a_commit_that_never_came_over_is_not_kept(tmp_path: Pat
         heap = pair.b.settings.data_dir / path
         await asyncio.to_thread(mark_committed, heap, block, number)
         said = await rebuilt(pair, "n3")
-        assert not said.endswith(" 0 in hints"), said
+        assert " 0 in hints alone" not in said, said
         standby = await pair.b.connect()
         await standby.execute("SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off")
         assert await standby.fetchval("SELECT count(*) FROM appointment WHERE id = 999999") == 0
