@@ -11,7 +11,7 @@ import asyncpg
 
 from tests.nodes import NodeUnderTest, Pair
 
-_CREATE = """
+CREATE = """
 CREATE TABLE IF NOT EXISTS storm (id bigserial PRIMARY KEY, k int, word text, span int4range, spot point, body text);
 CREATE INDEX IF NOT EXISTS storm_hash ON storm USING hash (k);
 CREATE INDEX IF NOT EXISTS storm_gin ON storm USING gin (string_to_array(word, ' '));
@@ -25,7 +25,7 @@ SELECT (random() * 1000)::int, md5(random()::text) || ' ' || (i % 97), int4range
        repeat(md5(random()::text), 3 + (random() * 80)::int)
 FROM generate_series(1, 3000) i
 """
-_STEPS: tuple[str, ...] = (
+STEPS: tuple[str, ...] = (
     _FILL,
     "UPDATE storm SET k = k + 1 WHERE id % 7 = 0",
     "DELETE FROM storm WHERE id % 3 = 0",
@@ -68,9 +68,9 @@ _GONE: tuple[type[Exception], ...] = (OSError, asyncpg.PostgresError, asyncpg.In
 
 async def _ddl(node: NodeUnderTest, rounds: list[int], pause_s: float) -> None:
     connection = await node.connect()
-    await connection.execute(_CREATE)
+    await connection.execute(CREATE)
     while True:
-        for step in _STEPS:
+        for step in STEPS:
             with contextlib.suppress(asyncpg.DeadlockDetectedError, asyncpg.ObjectInUseError):
                 await connection.execute(step)
             await asyncio.sleep(pause_s)
