@@ -51,11 +51,12 @@ def digests(pages: Pages, first_block: int) -> list[bytes | None]:
 
 
 def canonical_pages(
-    pages: Pages, first_block: int, *, keep_all_visible: bool = False
+    pages: Pages, blocks: int | NDArray[np.int64], *, keep_all_visible: bool = False
 ) -> tuple[NDArray[np.bool_], Pages]:
     """Which of these whole pages have a canonical form, and that form, checksum 0. The others are given as they are.
 
-    `keep_all_visible`: where the form is to be written, PD_ALL_VISIBLE must go on agreeing with the visibility map.
+    `blocks`: the number of the first page, or of each. `keep_all_visible`: where the form is to be written, PD_ALL_VISIBLE must
+    go on agreeing with the visibility map.
     """
     out = pages.copy()
     heads = _headers(pages)
@@ -70,7 +71,8 @@ def canonical_pages(
     is_leaf = is_btree & (flags & _LEAF != 0)
     _revive(out, heads, is_leaf)
     items = _items(out, heads, with_items)
-    _mask_tuples(out, items, is_heap, first_block)
+    numbers = np.arange(len(out)) + blocks if isinstance(blocks, int) else blocks
+    _mask_tuples(out, items, is_heap, numbers)
     _clear_btree(out, is_btree)
     _clear_uncovered(out, heads, items, fit)
     return fit, out
@@ -120,7 +122,7 @@ def _items(out: Pages, heads: _Headers, with_items: NDArray[np.bool_]) -> _Items
     return _Items(rows[page], at[kept], length[kept], number + 1)
 
 
-def _mask_tuples(out: Pages, items: _Items, is_heap: NDArray[np.bool_], first_block: int) -> None:
+def _mask_tuples(out: Pages, items: _Items, is_heap: NDArray[np.bool_], blocks: NDArray[np.int64]) -> None:
     chosen = is_heap[items.page] & (items.length >= _HEADER_BYTES - 1)
     page, number = items.page[chosen], items.number[chosen]
     start = page * PAGE_BYTES + items.at[chosen]
@@ -135,7 +137,7 @@ def _mask_tuples(out: Pages, items: _Items, is_heap: NDArray[np.bool_], first_bl
     for byte in range(8, 12):  # t_cid: a replay has none
         flat[start + byte] = 0
     token = (flat[start + 16].astype(np.int64) | flat[start + 17].astype(np.int64) << 8) == _SPECULATIVE
-    _point_at_themselves(flat, start[token], page[token] + first_block, number[token])
+    _point_at_themselves(flat, start[token], blocks[page[token]], number[token])
 
 
 def _point_at_themselves(

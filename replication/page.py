@@ -54,9 +54,13 @@ def checksums(pages: Pages, blocks: NDArray[np.uint32]) -> NDArray[np.uint16]:
 
 def damaged(pages: Pages, first_block: int) -> list[int]:
     """Numbers of the pages that PostgreSQL would refuse to read. An all-zero page is one that was never written."""
+    return damaged_among(pages, np.arange(first_block, first_block + len(pages), dtype=np.uint32))
+
+
+def damaged_among(pages: Pages, blocks: NDArray[np.uint32]) -> list[int]:
+    """The same of pages that are no neighbours, with their numbers."""
     if not len(pages):
         return []
-    blocks = np.arange(first_block, first_block + len(pages), dtype=np.uint32)
     header = pages[:, :_HEADER_BYTES].copy().view("<u2")
     checksum, flags, lower, upper, special = (header[:, field] for field in (4, 5, 6, 7, 8))
     whole = (

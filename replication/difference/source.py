@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import asyncpg
+import numpy as np
 
 from replication.difference.files import Unfit, is_of_a_copy, listing
 from replication.difference.hashes import canonical_hashes, raw_hashes
@@ -14,8 +15,7 @@ from replication.difference.protocol import PAGES_MAX, AskPages, BeginCopy, Begu
 from replication.errors import SQL_ERRORS, ActionFailed
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, Reason
-from replication.page import PAGE_BYTES, as_pages, damaged, lsns
-from replication.relation_files import open_past_cache, read_at
+from replication.page import PAGE_BYTES, as_pages, damaged, damaged_among
 from replication.sql_write import bounded
 from replication.threads import in_thread
 from replication.wal_files import segment_name
@@ -54,11 +54,12 @@ class CopySource:
         self._check()
         if not is_of_a_copy(asked.path) or len(asked.pages) > PAGES_MAX:
             raise ActionFailed(Reason.FAILED, f"{asked.path!r} or that many pages cannot be asked for")
-        data = await in_thread(_read_pages, self._local.node.data_dir / asked.path, asked.pages, asked.first_block)
+        path = self._local.node.data_dir / asked.path
+        if asked.what == "raw":
+            return await in_thread(_raw_of, path, asked.pages)
+        data = await in_thread(_read_pages, path, asked.pages, asked.first_block)
         if asked.what == "blocks":
             return data
-        if asked.what == "raw":
-            return await in_thread(raw_hashes, data)
         return await in_thread(_canonical_of, data, asked)
 
     async def file(self, path: str) -> bytes:
@@ -102,49 +103,55 @@ class CopySource:
 
 
 def _canonical_of(data: bytes, asked: AskPages) -> bytes:
-    """Each page by itself: they need not be neighbours."""
-    return b"".join(
-        canonical_hashes(
-            data[at * PAGE_BYTES : (at + 1) * PAGE_BYTES], asked.first_block + number, is_main=asked.is_main
-        )
-        for at, number in enumerate(asked.pages[: len(data) // PAGE_BYTES])
-    )
+    return canonical_hashes(data, [asked.first_block + number for number in asked.pages], is_main=asked.is_main)
+
+
+def _raw_of(path: Path, numbers: list[int]) -> bytes:
+    """Hashes of what PostgreSQL has written, on the disk or not yet. A page that is equal there needs no other look: the copy's
+    scrub reads it from its own disk."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            found = []
+            for first, count in runs(numbers):
+                data = os.pread(file.fileno(), count * PAGE_BYTES, first * PAGE_BYTES)
+                found.append(raw_hashes(data))
+                if len(data) < count * PAGE_BYTES:
+                    break
+            return b"".join(found)
+    except FileNotFoundError:
+        return b""  # dropped since: WAL says so
 
 
 def _read_pages(path: Path, numbers: list[int], first_block: int) -> bytes:
     """These pages, whole, up to the first that is not there. Raises OSError, ActionFailed."""
     try:
-        descriptor, _cached = open_past_cache(path)
+        with path.open("rb", buffering=0) as file:
+            found = bytearray()
+            for first, count in runs(numbers):
+                data = os.pread(file.fileno(), count * PAGE_BYTES, first * PAGE_BYTES)
+                found += data[: len(data) - len(data) % PAGE_BYTES]
+                if len(data) < count * PAGE_BYTES:
+                    break
+            _make_whole(file.fileno(), found, numbers, first_block, path.name)
+            return bytes(found)
     except FileNotFoundError:
         return b""  # dropped since: WAL says so
-    try:
-        found = []
-        for first, count in runs(numbers):
-            data = _whole(descriptor, first, count, first_block, path)
-            found.append(data)
-            if len(data) < count * PAGE_BYTES:
-                break
-        return b"".join(found)
-    finally:
-        os.close(descriptor)
 
 
-def _whole(descriptor: int, first: int, count: int, first_block: int, path: Path) -> bytes:
-    data = bytearray(read_at(descriptor, first, count))
-    del data[len(data) - len(data) % PAGE_BYTES :]
+def _make_whole(descriptor: int, data: bytearray, numbers: list[int], first_block: int, name: str) -> None:
+    """A page that was being written may be seen torn: such a one is read again. Raises ActionFailed."""
     pages = as_pages(bytes(data))
-    for block in damaged(pages, first_block + first):
-        at = block - first_block - first
-        lsn = int(lsns(pages[at : at + 1])[0])
+    blocks = np.array(numbers[: len(pages)], dtype=np.uint32) + np.uint32(first_block)
+    for block in damaged_among(pages, blocks):
+        at = numbers.index(block - first_block)
         for _ in range(_AGAIN):
             time.sleep(_PAUSE_S)
-            again = read_at(descriptor, first + at, 1)
+            again = os.pread(descriptor, PAGE_BYTES, (block - first_block) * PAGE_BYTES)
             if len(again) == PAGE_BYTES and not damaged(as_pages(again), block):
                 data[at * PAGE_BYTES : (at + 1) * PAGE_BYTES] = again
                 break
         else:
-            raise ActionFailed(Reason.FAILED, f"block {block} of {path.name} is damaged on the source (LSN {lsn})")
-    return bytes(data)
+            raise ActionFailed(Reason.FAILED, f"block {block} of {name} is damaged on the source")
 
 
 def runs(numbers: list[int]) -> list[tuple[int, int]]:

@@ -32,7 +32,7 @@ from replication.wire.secrets import write_private
 
 _log = structlog.get_logger()
 
-_AT_ONCE = 3
+_FILES_AT_ONCE, _RANGES_AT_ONCE = 8, 4
 _CONTROL_TRIES, _PAUSE_S = 10, 0.05
 _MODE = 0o600
 
@@ -67,12 +67,15 @@ async def copy_differences(
     await in_thread(_shape, node.data_dir, begun.listing)
     in_all = sum(entry.size for entry in begun.listing.files) or 1
     done = 0
-    turns = asyncio.Semaphore(_AT_ONCE)
+    files_at_once, ranges_at_once = asyncio.Semaphore(_FILES_AT_ONCE), asyncio.Semaphore(_RANGES_AT_ONCE)
 
     async def one(entry: Entry) -> None:
         nonlocal done
-        async with turns:
-            await (_pages if entry.is_pages else _whole)(node.data_dir, peer, entry, copied)
+        async with files_at_once:
+            if entry.is_pages:
+                await _pages(node.data_dir, peer, entry, copied, ranges_at_once)
+            else:
+                await _whole(node.data_dir, peer, entry, copied)
         done += entry.size
         progress(min(0.99, done / in_all))
 
@@ -81,7 +84,7 @@ async def copy_differences(
             for entry in begun.listing.files:
                 files.create_task(one(entry))
     except* (ActionFailed, OSError, WireError) as failed:
-        raise ActionFailed(Reason.FAILED, f"the copy broke off: {failed.exceptions[0]}") from failed
+        raise ActionFailed(Reason.FAILED, f"the copy broke off: {_first(failed)}") from failed
     await _control(node, peer, copied)
     ended = await peer.copy_end()
     timelines = {int(name[:8], 16) for name in ended.segments}
@@ -94,19 +97,32 @@ async def copy_differences(
     return copied
 
 
-async def _pages(data_dir: Path, peer: AgentClient, entry: Entry, copied: Copied) -> None:
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    """The innermost of what went wrong first."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+async def _pages(data_dir: Path, peer: AgentClient, entry: Entry, copied: Copied, turns: asyncio.Semaphore) -> None:
     path, is_main = data_dir / entry.path, relation_at(entry.path.partition(".")[0]) is not None
     pages = entry.size // PAGE_BYTES
     descriptor = await in_thread(os.open, path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
     try:
-        for first in range(0, pages, PAGES_MAX):
-            numbers = list(range(first, min(pages, first + PAGES_MAX)))
-            await _range(
-                path, descriptor, peer, AskPages(entry.path, numbers, entry.first_block, is_main, "raw"), copied
-            )
+        async with asyncio.TaskGroup() as ranges:
+            for first in range(0, pages, PAGES_MAX):
+                numbers = list(range(first, min(pages, first + PAGES_MAX)))
+                asked = AskPages(entry.path, numbers, entry.first_block, is_main, "raw")
+                ranges.create_task(_in_turn(turns, path, descriptor, peer, asked, copied))
         await in_thread(os.fsync, descriptor)
     finally:
         await in_thread(os.close, descriptor)
+
+
+async def _in_turn(
+    turns: asyncio.Semaphore, path: Path, descriptor: int, peer: AgentClient, asked: AskPages, copied: Copied
+) -> None:
+    async with turns:
+        await _range(path, descriptor, peer, asked, copied)
 
 
 async def _range(path: Path, descriptor: int, peer: AgentClient, asked: AskPages, copied: Copied) -> None:
@@ -134,17 +150,26 @@ async def _rewrite(
     """Those that differ in hints alone are written in canonical form; the others are handed back."""
     theirs = await peer.copy_pages(msgspec.structs.replace(asked, pages=numbers, what="canonical"))
     copied.received_bytes += len(theirs)
-    differ = []
-    for number, digest in zip(numbers, parts(theirs), strict=False):
-        at = (number - asked.pages[0]) * PAGE_BYTES
-        block, page = asked.first_block + number, own[at : at + PAGE_BYTES]
-        if canonical_hashes(page, block, is_main=True) != digest:
-            differ.append(number)
-            continue
-        data = sealed(canonical(page, block, is_main=True), block)
-        await in_thread(os.pwrite, descriptor, data, number * PAGE_BYTES)
-        copied.rewritten += 1
-    return differ
+    first = asked.pages[0]
+    data = b"".join(own[(number - first) * PAGE_BYTES : (number - first + 1) * PAGE_BYTES] for number in numbers)
+    alike, rewritten = await in_thread(
+        _rewritten, data, [asked.first_block + number for number in numbers], parts(theirs)
+    )
+    await in_thread(_put, descriptor, {numbers[at]: rewritten[at] for at in alike})
+    copied.rewritten += len(alike)
+    return [number for at, number in enumerate(numbers) if at not in rewritten and at < len(parts(theirs))]
+
+
+def _rewritten(data: bytes, blocks: list[int], theirs: list[bytes]) -> tuple[list[int], dict[int, bytes]]:
+    """Which of these pages have the other side's canonical form, and that form as it is to be written."""
+    own = parts(canonical_hashes(data, blocks, is_main=True))
+    alike = [at for at, digest in enumerate(theirs) if own[at] == digest]
+    if not alike:
+        return [], {}
+    chosen = b"".join(data[at * PAGE_BYTES : (at + 1) * PAGE_BYTES] for at in alike)
+    numbers = [blocks[at] for at in alike]
+    out = sealed(canonical(chosen, numbers, is_main=True), numbers)
+    return alike, {at: out[index * PAGE_BYTES : (index + 1) * PAGE_BYTES] for index, at in enumerate(alike)}
 
 
 async def _fetch(descriptor: int, peer: AgentClient, asked: AskPages, numbers: list[int], copied: Copied) -> None:
@@ -152,10 +177,10 @@ async def _fetch(descriptor: int, peer: AgentClient, asked: AskPages, numbers: l
         return
     data = await peer.copy_pages(msgspec.structs.replace(asked, pages=numbers, what="blocks"))
     copied.received_bytes += len(data)
-    for at, number in enumerate(numbers[: len(data) // PAGE_BYTES]):
-        page = data[at * PAGE_BYTES : (at + 1) * PAGE_BYTES]
-        await in_thread(os.pwrite, descriptor, page, number * PAGE_BYTES)
-        copied.fetched += 1
+    came = numbers[: len(data) // PAGE_BYTES]
+    pages = {number: data[at * PAGE_BYTES : (at + 1) * PAGE_BYTES] for at, number in enumerate(came)}
+    await in_thread(_put, descriptor, pages)
+    copied.fetched += len(came)
 
 
 async def _whole(data_dir: Path, peer: AgentClient, entry: Entry, copied: Copied) -> None:
@@ -190,6 +215,11 @@ async def _wal(data_dir: Path, peer: AgentClient, name: str, copied: Copied) -> 
         raise ActionFailed(Reason.FAILED, f"WAL segment {name}, which the copy needs, is gone from the source")
     copied.received_bytes += len(data)
     await in_thread(write_private, data_dir / "pg_wal" / name, data)
+
+
+def _put(descriptor: int, pages: dict[int, bytes]) -> None:
+    for number, page in pages.items():
+        os.pwrite(descriptor, page, number * PAGE_BYTES)
 
 
 def _read(path: Path, first: int, count: int) -> bytes:
