@@ -50,7 +50,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     scrub_enabled: bool = True
     """Look for damage without being asked (replication/scrub)."""
     scrub_mb_per_s: float = 20.0
-    compare_mb_per_s: float = 5.0
+    compare_mb_per_s: float = 3.0
     """Of pages that a standby compares with its primary's: each is read on both."""
     scrub_latency_ms_max: int = 100
     """The scrub stands still while this node's own commits take longer."""

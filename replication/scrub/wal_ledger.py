@@ -15,7 +15,7 @@ from replication.model import WAL_SEGMENT_BYTES
 from replication.scrub.tuples import Places
 
 ENTRIES_MAX = 250_000
-"""About 40 MB. Older entries are let go first; what concerns older pages is for the peer to say (compare.py)."""
+"""About 60 MB. Older entries are let go first; what concerns older pages is for the peer to say (compare.py)."""
 FIRST_LSN = WAL_SEGMENT_BYTES
 """Where initdb's WAL begins (xlog.c, BootStrapXLOG). A page LSN below is none: an index build leaves 0/1 on a disk, unlogged
 relations count from 1,000 on (xlogdefs.h, FirstNormalUnloggedLSN)."""
