@@ -11,27 +11,6 @@ from enum import Enum
 from failover.core.model import NodeRecord, Policy, State
 from replication.model import DataDirectory, FaultKind, NodeReport, Postmaster
 
-INTEGRITY_FAULTS = frozenset(
-    {
-        FaultKind.PAGE_CORRUPT,
-        FaultKind.INDEX_CORRUPT,
-        FaultKind.WAL_CORRUPT,
-        FaultKind.CONTROL_CORRUPT,
-        FaultKind.REDO_FAILED,
-        FaultKind.DIVERGED,
-        FaultKind.WAL_LOST,
-        FaultKind.LOST_WRITE,
-        FaultKind.MISDIRECTED_WRITE,
-        FaultKind.STALE_PAGE,
-        FaultKind.VM_CORRUPT,
-        FaultKind.ROW_MISSING,
-        FaultKind.SEAL_MISMATCH,
-    }
-)
-UNFIT_FAULTS = INTEGRITY_FAULTS | {FaultKind.STORAGE_ERROR}
-"""With one of these a node is not promoted, and is rebuilt: its content, or the disk under it, cannot be trusted."""
-
-
 CONTENT_FAULTS = frozenset(
     {
         FaultKind.LOST_WRITE,
@@ -43,6 +22,17 @@ CONTENT_FAULTS = frozenset(
     }
 )
 """Damage that PostgreSQL reads without an error: a copy of it is whole as a copy, and lacks what the original lacks."""
+INTEGRITY_FAULTS = CONTENT_FAULTS | {
+    FaultKind.PAGE_CORRUPT,
+    FaultKind.INDEX_CORRUPT,
+    FaultKind.WAL_CORRUPT,
+    FaultKind.CONTROL_CORRUPT,
+    FaultKind.REDO_FAILED,
+    FaultKind.DIVERGED,
+    FaultKind.WAL_LOST,
+}
+UNFIT_FAULTS = INTEGRITY_FAULTS | {FaultKind.STORAGE_ERROR}
+"""With one of these a node is not promoted, and is rebuilt: its content, or the disk under it, cannot be trusted."""
 
 
 class Candidacy(Enum):

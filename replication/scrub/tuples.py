@@ -53,9 +53,9 @@ _KINDS = re.compile(r"Heap (?:INSERT|UPDATE|HOT_UPDATE)(?:\+INIT)?$|Heap2 (?:MUL
 def places_of(kind: str, description: str, block_id: int) -> Places | None:
     """What a record of this kind says of the places of its heap block; None when that is not known, or no heap."""
     if kind.startswith(_KEEPS):
-        if kind == "Heap DELETE" and (flags := _fields(description).get("flags", 0)) & _SUPER_DELETE:
-            return Places(freed=1 << _fields(description).get("off", 0)) if flags else None
-        return Places()
+        fields = _fields(description)
+        is_taken_back = kind == "Heap DELETE" and fields.get("flags", 0) & _SUPER_DELETE
+        return Places(freed=1 << fields.get("off", 0) if is_taken_back else 0)
     if _KINDS.match(kind) is None:
         return None
     is_init = kind.endswith("+INIT")

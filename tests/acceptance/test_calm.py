@@ -164,6 +164,8 @@ async def test_a_calm_day_with_everything_at_once_promotes_nobody_and_finds_noth
             history = await workload.stop()
         view = await cluster.view()
         assert (view["term"], await cluster.incidents()) == (before["term"], [])
+        for node in view["nodes"].values():
+            assert node["scrub"]["passes"] > 0 and node["ledger"]["entries"] > 0, "nobody looked"
         assert [(item.status, item.error) for item in history.failed] == []
         async with cluster.sql(primary) as connection:
             findings = await check(connection, history)

@@ -67,12 +67,6 @@ def page_of(data: bytes, block: int) -> bytes:
     return data[block * PAGE_BYTES : (block + 1) * PAGE_BYTES]
 
 
-def lsn_of(page: bytes) -> int:
-    """pd_lsn."""
-    high, low = struct.unpack_from("<II", page)
-    return int(high) << 32 | int(low)
-
-
 def resealed(page: bytes, block: int) -> bytes:
     """The same with the checksum that PostgreSQL would give it there."""
     (checksum,) = checksums(as_pages(page), np.array([block], dtype=np.uint32))

@@ -14,7 +14,7 @@ from failover.drill.errors import ClusterAway, NotInjected
 from failover.drill.faults import damage
 from failover.drill.faults.damage import Damage
 from failover.drill.faults.live_files import LiveFiles, read, read_page, write
-from replication.page import PAGE_BYTES
+from replication.page import PAGE_BYTES, lsn_of
 
 _TRIES = 8
 _CHANGES_WITHIN_S = 20.0
@@ -141,7 +141,7 @@ class FileFaults:
         """Of two writes of a page within one checkpoint cycle the second is lost: the WAL holds no image that would heal it."""
         await self._files.checkpoint()
         redo = int(await self._files.value(_REDO))
-        return await self._put_back(relation, "", lambda old: damage.lsn_of(old) > redo, checkpoint=False)
+        return await self._put_back(relation, "", lambda old: lsn_of(old) > redo, checkpoint=False)
 
     async def visibility_map(self, relation: str) -> str:
         """The map as it was: it calls rows visible to all that were deleted since."""
@@ -261,7 +261,7 @@ def _changed(before: bytes, now: bytes, *, bare: bool) -> list[int]:
         old, new = damage.page_of(before, block), damage.page_of(now, block)
         if old == new or not any(old):
             continue
-        if bare or (damage.lsn_of(old) < damage.lsn_of(new) and damage.items_of(old) != damage.items_of(new)):
+        if bare or (lsn_of(old) < lsn_of(new) and damage.items_of(old) != damage.items_of(new)):
             found.append(block)
     return found
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from failover.drill.faults import damage
 from failover.drill.faults.damage import Item
-from replication.page import PAGE_BYTES, as_pages, damaged
+from replication.page import PAGE_BYTES, as_pages, damaged, lsn_of
 
 HOFF = 24
 
@@ -43,7 +43,7 @@ def bad(page: bytes, block: int) -> bool:
 @given(block=BLOCKS, rows=ROWS)
 def test_items_and_lsn_are_read_as_they_were_written(block: int, rows: list[bytes]) -> None:
     page = heap_page(block, rows, lsn=0x1_0000_0028)
-    assert damage.lsn_of(page) == 0x1_0000_0028
+    assert lsn_of(page) == 0x1_0000_0028
     assert [item.length - HOFF for item in damage.items_of(page)] == [len(row) for row in rows]
     assert not bad(page, block)
     assert damage.live_blocks(bytes(PAGE_BYTES) + page) == [1]

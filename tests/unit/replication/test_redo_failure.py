@@ -1,4 +1,4 @@
-"""What a startup process says when it breaks down, and the settings with which it ends before that record."""
+"""What a startup process says when it breaks down."""
 
 from __future__ import annotations
 

@@ -165,3 +165,11 @@ def test_names_as_a_person_would_write_them() -> None:
 def test_quoting() -> None:
     assert quote("it's a \\") == "'it''s a \\\\'"
     assert render_passfile("a:b\\") == "*:*:*:locum_replication:a\\:b\\\\\n"
+
+
+def test_a_standby_that_ends_before_a_record_waits_there_to_be_promoted() -> None:
+    lines = render_conf(node(), standby(upstream=None, stop_before_lsn=0x3A5F2C8)).splitlines()
+    assert "recovery_target_lsn = '0/3A5F2C8'" in lines
+    assert "recovery_target_inclusive = 'off'" in lines
+    assert "recovery_target_action = 'pause'" in lines
+    assert not any(line.startswith("recovery_target_lsn") for line in render_conf(node(), standby()).splitlines())

@@ -55,6 +55,8 @@ async def test_only_a_whole_file_that_was_seen_below_the_certified_lsn_is_forgot
     await receipts.forget_certified(1, 4_999)
     await receipts.forget_certified(2, 10_000)
     assert len(receipts.newest()) == 12
+    await receipts.forget_certified(1, 5_000, kept_s=3_600)
+    assert len(receipts.newest()) == 12, "the guard knows the last hours, whatever was certified"
     await receipts.forget_certified(1, 5_000)
     kept_files = list((tmp_path / "receipts").iterdir())
     assert first not in kept_files
