@@ -11,6 +11,7 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
+from replication.connection import AgentConnection
 from replication.errors import StateError
 from replication.installation import Installation
 from replication.settings import AgentSettings
@@ -81,6 +82,7 @@ class Node(msgspec.Struct, frozen=True):
             database=database,
             timeout=deadline_s,
             server_settings={"application_name": application_name, "synchronous_commit": "on"},
+            connection_class=AgentConnection,
         )
 
 

@@ -36,6 +36,5 @@ async def bounded(connection: asyncpg.Connection, work: Coroutine[Any, Any, T], 
 
 async def _abandon(connection: asyncpg.Connection, task: asyncio.Future[T]) -> None:
     connection.terminate()
-    # Between two statements asyncpg finds no protocol any more: an AttributeError.
-    with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, AttributeError):
+    with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         await asyncio.shield(task)

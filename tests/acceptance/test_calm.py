@@ -182,7 +182,7 @@ async def calm(cluster: Cluster, before: dict[str, object], parts: list[asyncio.
         view = await cluster.view()
         found = {name: [fault["sentence"] for fault in node["faults"]] for name, node in view["nodes"].items()}
         assert not any(found.values()), found
-        assert view["term"] == before["term"]
+        assert view["term"] == before["term"], await cluster.incidents()
         ended = [part.exception() for part in parts if part.done()]
         assert not ended, ended
         await asyncio.sleep(0.5)
