@@ -153,7 +153,7 @@ class EvidenceKeeper:
             peer_error = str(problem)[:200]
         records: tuple[str, ...] = ()
         try:
-            found = await self._ledger.heap_records(relation, place.block, self._ledger.read_to)
+            found = await self._ledger.wal.heap_records(relation, place.block, self._ledger.read_to)
             records = tuple(f"{one.kind} {one.description} xid {one.xid}" for one in found[-_RECORDS_MAX:])
         except _BREAKS_OFF as problem:
             _log.info("agent.evidence_without_wal", error=repr(problem)[:200])

@@ -4,10 +4,9 @@ there (DESIGN section 5, checks 1 and 2)."""
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import asyncpg
 import structlog
@@ -16,18 +15,15 @@ from replication.errors import SQL_ERRORS, ActionFailed
 from replication.history import read_timeline
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, DataDirectory, FaultKind, LedgerStatus, Place, Postmaster, format_lsn
-from replication.node import DATABASE
 from replication.probes.sql import SqlFacts
 from replication.relation_files import lsns_on_disk
 from replication.scrub import wal_blocks
 from replication.scrub.findings import Findings
 from replication.scrub.pages import Budget
 from replication.scrub.relation_path import fork_path
-from replication.scrub.tuples import HeapRecord
 from replication.scrub.wal_ledger import Broken, Last, Ledger, Reading, Ref, Relation
-from replication.sql_write import bounded
+from replication.scrub.wal_questions import WalQuestions
 from replication.threads import in_thread
-from replication.wal_files import segment_name
 
 T = TypeVar("T")
 
@@ -36,9 +32,7 @@ _log = structlog.get_logger()
 _BREAKS_OFF: tuple[type[Exception], ...] = (*SQL_ERRORS, ActionFailed)
 _EVERY_S = 0.5
 _STEP_BYTES = 16 * WAL_SEGMENT_BYTES
-_LOOK_BACK_BYTES = 64 * WAL_SEGMENT_BYTES
 _QUIET_BYTES = 64 * 1024
-_READ_S = 30.0
 _READ_PAGES = 256
 _AGAIN, _PAUSE_S = 4, 0.05
 
@@ -51,8 +45,7 @@ class LedgerService:
         self._local = local
         self._findings = findings
         self._latency_ms = latency_ms
-        self._connection: asyncpg.Connection | None = None
-        self._turn = asyncio.Lock()
+        self.wal = WalQuestions(local)
         self._cursor = 0
         self._copy: int | None = None
         self._verified_lsn = 0
@@ -67,7 +60,7 @@ class LedgerService:
                 loops.create_task(self._repeat(self._follow), name="ledger-follow")
                 loops.create_task(self._repeat(self._verify), name="ledger-verify")
         finally:
-            self._drop()
+            self.wal.drop()
 
     async def _repeat(self, step: Callable[[], Awaitable[bool]]) -> None:
         while True:
@@ -91,7 +84,7 @@ class LedgerService:
             entries=len(self.ledger),
             verified_lsn=self._verified_lsn,
             verified_blocks=self._verified_blocks,
-            chain_checked=self._has_images,
+            chain_checked=self.wal.has_images,
             images=self._images,
             problem=self._problem,
         )
@@ -107,65 +100,25 @@ class LedgerService:
         facts = self._local.memory.sql.facts
         return 0 if facts is None else facts.redo_lsn or 0
 
-    async def is_explained(self, relation: Relation, block: int, since_lsn: int) -> bool:
-        """Whether the block may lawfully be older, or empty: its relation was cut off since. What WAL no longer tells counts as
-        explained: it is no proof."""
-        ledger, path = self.ledger, await in_thread(fork_path, self._local.node.data_dir, relation)
-        if ledger is None or path is None:
+    async def is_explained(
+        self, relation: Relation, block: int, since_lsn: int, *, lsn: int | None = None, until_lsn: int | None = None
+    ) -> bool:
+        """Whether the block may lawfully be older, or empty: its relation was cut off since, or is being built (`lsn` 0: a page
+        that nobody has written yet). What WAL no longer tells counts as explained: it is no proof.
+
+        The disk may be ahead of what the ledger has read, so all WAL is asked that is there now, after the page was read.
+        """
+        if self.ledger is None:
             return True
-        span = since_lsn, self._cursor
         try:
-            is_cut = await self.ask(lambda connection: wal_blocks.was_cut_off(connection, path, *span))
+            is_cut = await self.wal.was_cut_off(relation, since_lsn, until_lsn)
+            if not is_cut and lsn == 0:
+                return not await self.wal.is_committed(relation)
         except (asyncpg.PostgresError, ActionFailed):
             return True
         if is_cut:
-            ledger.forget(relation, block)
+            self.ledger.forget(relation, block)
         return is_cut
-
-    async def records_ending_at(self, lsn: int) -> set[tuple[Relation, int]] | None:
-        """The blocks of the record that ends exactly there: none when no record does; None when that WAL is not here any more.
-        Raises OSError."""
-        start = lsn - lsn % WAL_SEGMENT_BYTES - WAL_SEGMENT_BYTES
-        try:
-            if not self._has_images:
-                facts = self._local.memory.sql.facts
-                timeline = facts.timeline if facts is not None else 0
-                refs, _ = await wal_blocks.read_refs_as_text(
-                    self._local.node, timeline, max(start, WAL_SEGMENT_BYTES), lsn
-                )
-            else:
-                span = max(start, WAL_SEGMENT_BYTES), lsn
-                refs = await self.ask(lambda connection: wal_blocks.read_refs(connection, *span))
-        except (asyncpg.PostgresError, ActionFailed):
-            return None
-        if not refs:
-            return None
-        return {(ref.relation, ref.block) for ref in refs if ref.end_lsn == lsn}
-
-    async def page_in_buffers(self, relation: Relation, block: int) -> bytes | None:
-        """The page as a client would read it. Raises ActionFailed(DEADLINE) or one of SQL_ERRORS."""
-        return await self.ask(lambda connection: wal_blocks.page_in_buffers(connection, relation, block))
-
-    async def heap_records(self, relation: Relation, block: int, lsn: int) -> list[HeapRecord]:
-        """The records on a heap block up to `lsn`, as far back as WAL is here within `_LOOK_BACK_BYTES`; none on PostgreSQL 15."""
-        if not self._has_images:
-            return []
-        names = await in_thread(os.listdir, self._local.node.data_dir / "pg_wal")
-        first = lsn // WAL_SEGMENT_BYTES
-        facts = self._local.memory.sql.facts
-        while facts is not None and lsn - first * WAL_SEGMENT_BYTES < _LOOK_BACK_BYTES:
-            if not any(segment_name(tli, first - 1) in names for tli in range(1, facts.timeline + 1)):
-                break
-            first -= 1
-        start = max(1, first) * WAL_SEGMENT_BYTES
-        try:
-            return await self.ask(lambda connection: wal_blocks.heap_records(connection, relation, block, start, lsn))
-        except (asyncpg.PostgresError, ActionFailed):
-            return []
-
-    @property
-    def _has_images(self) -> bool:
-        return self._local.node.installation.version[0] >= wal_blocks.BLOCK_INFO_SINCE
 
     def _may_read(self) -> SqlFacts | None:
         local = self._local
@@ -177,7 +130,7 @@ class LedgerService:
         """Read the next stretch of WAL; whether there is more at once."""
         facts = self._may_read()
         if facts is None:
-            self._drop()
+            self.wal.drop()
             return False
         end, redo = _end_of(facts), facts.redo_lsn
         if end is None or redo is None:
@@ -193,7 +146,7 @@ class LedgerService:
 
     async def _read(self, ledger: Ledger, timeline: int, stop: int) -> None:
         start = self._cursor
-        if not self._has_images:
+        if not self.wal.has_images:
             refs, read_to = await wal_blocks.read_refs_as_text(self._local.node, timeline, start, stop)
         else:
             refs, read_to = await self._read_sql(start, stop)
@@ -205,10 +158,10 @@ class LedgerService:
 
     async def _read_sql(self, start: int, stop: int) -> tuple[list[Ref], int]:
         span = start, stop
-        refs = await self.ask(lambda connection: wal_blocks.read_refs(connection, *span))
+        refs = await self.wal.ask(lambda connection: wal_blocks.read_refs(connection, *span))
         if refs or stop - start < _QUIET_BYTES:
             return refs, max((ref.end_lsn for ref in refs), default=start)
-        return refs, await self.ask(lambda connection: wal_blocks.last_record_end(connection, *span)) or start
+        return refs, await self.wal.ask(lambda connection: wal_blocks.last_record_end(connection, *span)) or start
 
     async def _chain_broken(self, broken: Broken) -> None:
         if not await self._is_of_this_primary(broken.end_lsn):
@@ -224,7 +177,9 @@ class LedgerService:
                 f"{place} came back from its disk as another page, and was changed",
             )
         elif broken.reading is Reading.OCCUPIED:
-            if await self.is_explained(broken.relation, broken.block, broken.previous_lsn - 1):
+            if await self.is_explained(
+                broken.relation, broken.block, broken.previous_lsn - 1, until_lsn=broken.end_lsn
+            ):
                 return
             value = f"the record that ends at {at} puts a tuple where WAL has put another before; the record before ended at {before}"
         self._findings.add_to_primary(kind, sentence, what="chain check of WAL", value=value, places=(place,))
@@ -276,7 +231,7 @@ class LedgerService:
             await self._lost(relation, path, block, seen[block] or 0, lasts[block])
 
     async def _lost(self, relation: Relation, path: str, block: int, lsn: int, last: Last) -> None:
-        if await self.is_explained(relation, block, last.floor - 1):
+        if await self.is_explained(relation, block, last.floor - 1, lsn=lsn):
             return
         place = Place(path=path, block=block)
         self._findings.add(
@@ -297,21 +252,13 @@ class LedgerService:
             )
             return {}
 
-    async def ask(self, question: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:
-        """One at a time on the one connection. Raises ActionFailed(DEADLINE) or one of SQL_ERRORS."""
-        async with self._turn:
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await self._local.node.connect(database=DATABASE, application_name="locum_ledger")
-            work = question(self._connection)
-            return await bounded(self._connection, work, deadline_s=_READ_S, what="reading WAL")
-
     def _broke_off(self, error: Exception) -> None:
         """WAL that is gone, or a server that is: begin anew at the last checkpoint, from which on WAL is there."""
         said = repr(error)[:300]
         if said != self._problem:
             _log.info("agent.ledger_broke_off", error=said)
         self._problem = said
-        self._drop()
+        self.wal.drop()
         facts = self._local.memory.sql.facts
         if (
             isinstance(error, asyncpg.PostgresError | ActionFailed)
@@ -319,11 +266,6 @@ class LedgerService:
             and self._cursor < (facts.redo_lsn or 0)
         ):
             self.ledger = None
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
 
 
 def _end_of(facts: SqlFacts) -> int | None:

@@ -30,7 +30,7 @@ class PageJudge:
     async def judge(self, asked: JudgePage) -> Judgement:
         """Read the page again, and ask WAL.
 
-        Raises OSError when the disk does not give the page, and what LedgerService.records_ending_at raises.
+        Raises OSError when the disk does not give the page, and what WalQuestions.records_ending_at raises.
         """
         path, block = asked.path, asked.block
         relation = relation_at(path)
@@ -50,11 +50,11 @@ class PageJudge:
 
     async def _of_primary(self, relation: Relation, asked: JudgePage) -> Judgement:
         """Whether this primary's page, as its clients read it, is what WAL says. Its standby broke down over it."""
-        page = await self._ledger.page_in_buffers(relation, asked.block)
+        page = await self._ledger.wal.page_in_buffers(relation, asked.block)
         lsn = lsn_of(page) if page is not None else None
         if page is None or lsn is None or lsn <= (asked.redo_lsn or 0):
             return self._told(asked, lsn, Reading.UNTOLD, "its page is not there, or older than the record")
-        records = await self._ledger.heap_records(relation, asked.block, lsn)
+        records = await self._ledger.wal.heap_records(relation, asked.block, lsn)
         expected = traces(records)
         if not expected:
             return self._told(asked, lsn, Reading.UNTOLD, "WAL names no tuple on it")
@@ -65,7 +65,7 @@ class PageJudge:
 
     async def _by_tuples(self, relation: Relation, asked: JudgePage, lsn: int) -> tuple[Reading, str]:
         """Whether everything that WAL put on a heap page since its last image is there."""
-        expected = traces(await self._ledger.heap_records(relation, asked.block, lsn))
+        expected = traces(await self._ledger.wal.heap_records(relation, asked.block, lsn))
         page = await in_thread(page_on_disk, self._local.node.data_dir, asked.path, asked.block)
         if not expected or page is None or lsn_of(page) != lsn:
             return Reading.UNTOLD, "WAL names no tuple on it since its last image"
@@ -82,7 +82,7 @@ class PageJudge:
         last = ledger.last(relation, block) if ledger is not None else None
         here = f"LSN {format_lsn(lsn)} on the disk"
         if reading is Reading.STALE and last is not None:
-            if await self._ledger.is_explained(relation, block, last.floor - 1):
+            if await self._ledger.is_explained(relation, block, last.floor - 1, lsn=lsn):
                 return Reading.UNTOLD, f"{here}; its relation was cut off since"
             return reading, f"{here}, {format_lsn(last.lsn)} in WAL, REDO {format_lsn(redo_lsn)}"
         if reading is Reading.FITS:
@@ -97,11 +97,11 @@ class PageJudge:
             if misplaced is not None:
                 return Reading.MISPLACED, f"{here}, which is the end of a record of {misplaced}"
         if peer_lsn is not None and lsn < peer_lsn <= redo_lsn:
-            enders = await self._ledger.records_ending_at(peer_lsn)
+            enders = await self._ledger.wal.records_ending_at(peer_lsn)
             if (
                 enders is not None
                 and (relation, block) in enders
-                and not await self._ledger.is_explained(relation, block, lsn)
+                and not await self._ledger.is_explained(relation, block, lsn, lsn=lsn)
             ):
                 return Reading.STALE, f"{here}, a record at {format_lsn(peer_lsn)} in WAL, REDO {format_lsn(redo_lsn)}"
         return Reading.UNTOLD, f"{here}; WAL that would tell is not here any more"
@@ -109,7 +109,7 @@ class PageJudge:
     async def _of_somewhere_else(self, relation: Relation, block: int, lsn: int) -> str | None:
         """What the page's LSN is the end of, when that is not this block; None when it is, or WAL no longer tells. A database
         that was copied file by file keeps the LSNs of its template (dbcommands.c, CREATE DATABASE … STRATEGY file_copy)."""
-        enders = await self._ledger.records_ending_at(lsn)
+        enders = await self._ledger.wal.records_ending_at(lsn)
         if enders is None or any(other.number == relation.number and number == block for other, number in enders):
             return None
         return (

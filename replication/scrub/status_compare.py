@@ -79,7 +79,7 @@ class StatusCompare:
 
     async def _bounds(self) -> tuple[int, int, int]:
         """(oldest id that is kept, oldest that was active when the last checkpoint began, timeline)."""
-        row = await self._ledger.ask(_bounds)
+        row = await self._ledger.wal.ask(_bounds)
         active = int(row["active"]) or int(row["next"])
         return int(row["oldest"]), active, int(row["timeline"])
 

@@ -50,6 +50,13 @@ _CUT = """
 SELECT EXISTS (SELECT 1 FROM pg_get_wal_records_info($1::pg_lsn, $2::pg_lsn)
                WHERE resource_manager = 'Storage' AND record_type = 'TRUNCATE' AND description LIKE $3 || ' to %')
 """
+_RECEIVED = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END"
+_WRITTEN = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
+_COMMITTED = """
+SELECT $2::bigint IN (0, d.oid::bigint)
+       AND pg_filenode_relation(CASE $1::bigint WHEN 1663 THEN 0 ELSE $1::bigint END::oid, $3::bigint::oid) IS NOT NULL
+FROM pg_database d WHERE d.datname = current_database()
+"""
 _UNSURE = re.compile(r"Hash (?:SQUEEZE_PAGE|MOVE_PAGE_CONTENTS|DELETE) ")
 _LINE = re.compile(
     r"rmgr: (\S+)\s+len \(rec/tot\):\s*\d+/\s*(\d+), tx:\s*\d+, lsn: ([0-9A-F]+)/([0-9A-F]+), prev [^,]+, desc: (\S*)"
@@ -115,6 +122,23 @@ async def last_record_end(connection: asyncpg.Connection, start_lsn: int, end_ls
 async def was_cut_off(connection: asyncpg.Connection, path: str, start_lsn: int, end_lsn: int) -> bool:
     """Whether WAL in [start, end) shortened the relation at `base/5/16397`: blocks behind its end come back empty."""
     return bool(await connection.fetchval(_CUT, start_lsn, end_lsn, path))
+
+
+async def received_to(connection: asyncpg.Connection) -> int | None:
+    """On a standby, how far WAL has been received; None on a primary, which writes it before anything that follows from it."""
+    found = await connection.fetchval(_RECEIVED)
+    return None if found is None else int(found)
+
+
+async def written_to(connection: asyncpg.Connection) -> int:
+    """How far WAL can be read here: what is flushed on a primary, what is replayed on a standby."""
+    return int(await connection.fetchval(_WRITTEN) or 0)
+
+
+async def is_committed(connection: asyncpg.Connection, relation: Relation) -> bool:
+    """Whether a relation of this database has these files for everybody. One that is being built may lack pages that are in
+    WAL already, past any checkpoint: src/backend/storage/smgr/bulk_write.c logs first and writes later, and syncs at the end."""
+    return bool(await connection.fetchval(_COMMITTED, *relation))
 
 
 async def read_refs_as_text(node: Node, timeline: int, start: int, end: int) -> tuple[list[Ref], int]:

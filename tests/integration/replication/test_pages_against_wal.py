@@ -15,6 +15,13 @@ from failover.drill.faults.damage import page_of, resealed
 from replication.installation import find_installation
 from replication.model import Fault, FaultKind
 from replication.page import PAGE_BYTES
+from replication.scrub.compare import JudgePage
+from replication.scrub.findings import Findings
+from replication.scrub.ledger_service import LedgerService
+from replication.scrub.page_judge import PageJudge
+from replication.scrub.relation_path import relation_at
+from replication.scrub.wal_ledger import Reading, Relation
+from replication.scrub.wal_questions import WalQuestions
 from tests.nodes import NodeUnderTest, Pair, two_nodes
 
 pytestmark = pytest.mark.skipif(
@@ -213,3 +220,50 @@ async def test_a_standby_that_was_looked_at_as_a_whole_certifies_itself(tmp_path
         assert not certificate.cached and certificate.pages > 1_000
         assert "chain check of WAL" in certificate.checks
         assert (await pair.a.report()).certificate is None, "a primary is compared by its standby"
+
+
+async def test_a_page_that_is_empty_because_its_table_was_cut_off_since_is_no_fault_although_the_ledger_has_not_read_so_far(
+    tmp_path: Path,
+) -> None:
+    """A ledger that the processor's hunger keeps behind knows the rows, and not that they were vacuumed away."""
+    async with tables(tmp_path, **_IDLE) as (_, a, _b):
+        agent, findings = a.node.running, Findings(a.node.running.memory, lambda _kind: None)
+        behind = LedgerService(agent.local, findings, lambda: None)
+        judge = PageJudge(agent.local, findings, behind)
+        try:
+            await behind._follow()
+            await change(a, 9, "newer")
+            await a.connection.execute("CHECKPOINT")
+            lsn = await a.connection.fetchval("SELECT pg_current_wal_flush_lsn()")
+            async with asyncio.timeout(20):
+                while behind.redo_lsn < lsn - 4096 or behind.read_to < lsn - 4096:
+                    await behind._follow()
+                    await asyncio.sleep(0.02)
+            await a.connection.execute("DELETE FROM appointment")
+            await a.connection.execute("VACUUM (TRUNCATE) appointment")
+            assert a.path.stat().st_size == 0, "nothing was cut off"
+            with a.path.open("r+b") as file:
+                file.truncate(12 * PAGE_BYTES)  # as an extension leaves it, until something writes the pages
+            asked = JudgePage(str(a.path.relative_to(a.node.settings.data_dir)), 9, None, False)
+            assert behind.ledger is not None
+            relation = relation_at(asked.path)
+            assert relation is not None
+            assert behind.ledger.judge(relation, 9, 0, behind.redo_lsn) is Reading.STALE
+            assert (await judge.judge(asked)).reading == Reading.UNTOLD
+        finally:
+            behind.wal.drop()
+
+
+async def test_files_that_nobody_else_sees_yet_are_told_from_those_of_a_table(tmp_path: Path) -> None:
+    async with tables(tmp_path, **_IDLE) as (_, a, _b):
+        wal = WalQuestions(a.node.running.local)
+        try:
+            path = await a.connection.fetchval("SELECT pg_relation_filepath('appointment')")
+            assert await wal.is_committed(relation_at(path) or Relation(0, 0, 0))
+            async with a.connection.transaction():
+                await a.connection.execute("CREATE TABLE half AS SELECT generate_series(1, 9) i")
+                half = relation_at(await a.connection.fetchval("SELECT pg_relation_filepath('half')"))
+                assert not await wal.is_committed(half or Relation(0, 0, 0))
+            assert await wal.is_committed(half or Relation(0, 0, 0))
+        finally:
+            wal.drop()
