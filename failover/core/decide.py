@@ -15,7 +15,7 @@ from failover.core.broken_redo import replace_primary_that_misread
 from failover.core.commands import hold_fences, obey
 from failover.core.context import Context, Plan
 from failover.core.failing_over import close_incident, replace_dead_primary, see_promotion_through
-from failover.core.incident import note_damage, note_receipts, note_standby_damage
+from failover.core.incident import note_cause_of_death, note_damage, note_receipts, note_standby_damage
 from failover.core.invariants import InvariantViolation, check_plan, check_step
 from failover.core.model import Decision, Observation, Pending, Policy, Reply, State
 from failover.core.opening import open_primary
@@ -36,6 +36,7 @@ RULES: tuple[Callable[[Context], Plan | None], ...] = (
     replace_primary_that_misread,
     replace_dead_primary,
     note_damage,
+    note_cause_of_death,
     start_dead_primary,
     open_primary,
     shrink,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from failover.core.context import STOPPED, Context
 from failover.core.model import RuledOut, Silence, Verdict
-from failover.core.node_faults import convicting_faults
+from failover.core.node_faults import CONVICTING, convicting_faults
 from replication.actions import Stop
 from replication.model import Cause, Evidence, Fault, FaultKind, NodeReport
 
+DEADLY = CONVICTING | {FaultKind.STORAGE_FULL}
 _FRESH_SERVER_MS = 1_500
 _HEARTBEATS_UNMOVED = 2
 
@@ -36,6 +37,8 @@ def _from_its_agent(context: Context, name: str, report: NodeReport) -> Verdict 
     if pending is not None and isinstance(pending.op, Stop):
         return None
     if report.postmaster in STOPPED:
+        if (fault := cause_of_death(report)) is not None:
+            return _convicted(name, report, fault)
         sentence = report.exit_sentence or ("it is fenced" if report.fenced else "no postmaster runs")
         return Verdict(
             cause=Cause.PROCESS,
@@ -49,6 +52,20 @@ def _from_its_agent(context: Context, name: str, report: NodeReport) -> Verdict 
     if report.sql is not None and not report.sql.ok and report.sql.fault is FaultKind.UNRESPONSIVE:
         return _unresponsive(context, name, report)
     return None
+
+
+def cause_of_death(report: NodeReport) -> Fault | None:
+    """What ended a PostgreSQL that is dead: a disk that was full or read-only, which alone replaces nobody, or damage."""
+    return next((fault for fault in report.faults if fault.kind in DEADLY and fault.is_proof), None)
+
+
+def diagnose_dead(context: Context, name: str) -> Verdict | None:
+    """What a stopped node's PostgreSQL said before it died, which its agent may have read only after the death was known."""
+    report = context.report(name)
+    if report is None or report.postmaster not in STOPPED:
+        return None
+    fault = cause_of_death(report)
+    return None if fault is None else _convicted(name, report, fault)
 
 
 def _from_faults(context: Context, name: str, report: NodeReport | None) -> Verdict | None:

@@ -7,10 +7,11 @@ from dataclasses import replace
 import msgspec
 
 from failover.core.context import Context, Plan
-from failover.core.diagnose import diagnose_primary, diagnose_standby
+from failover.core.diagnose import diagnose_dead, diagnose_primary, diagnose_standby
 from failover.core.model import IncidentEvent, State, Verdict
 from failover.core.node_faults import convicting_faults
 from failover.core.receipts import began_ms, checked_receipts, is_whole, sentence_of
+from replication.model import FaultKind
 
 
 def open_incident(context: Context, state: State, verdict: Verdict) -> tuple[State, str, tuple[IncidentEvent, ...]]:
@@ -84,6 +85,23 @@ def note_damage(context: Context) -> Plan | None:
         return None
     state, _, events = open_incident(context, context.state, verdict)
     return Plan("incident.opened", verdict.sentence, state, events=events)
+
+
+def note_cause_of_death(context: Context) -> Plan | None:
+    """A death that the record calls one had a cause, which is known by now. Nothing else waits for it."""
+    state, known = context.state, context.state.incident_verdict
+    if (
+        state.incident is None
+        or state.transition is not None
+        or known is None
+        or known.kind is not FaultKind.PROCESS_DEAD
+    ):
+        return None
+    verdict = diagnose_dead(context, known.node)
+    if verdict is None:
+        return None
+    state, _, events = open_incident(context, state, verdict)
+    return Plan("incident.cause_found", verdict.sentence, state, events=events)
 
 
 def note_standby_damage(context: Context) -> Plan | None:

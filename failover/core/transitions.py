@@ -46,6 +46,7 @@ TABLE: tuple[Row, ...] = (
     Row("failover.read_places", "failover", "the primary is damaged, and the candidate has not read the same places", "read_places on the candidate", ("failover.begin",)),
     Row("incident.receipts", "any", "an incident is open, and every server has compared its receipts in this term", "write down what they found", ("incident.closed",)),
     Row("incident.opened", "any", "the primary is damaged and nothing may replace it now, or a standby is damaged", "open the incident", ("failover.read_places", "failover.begin")),
+    Row("incident.cause_found", "any", "a node that the record calls dead said what it died of", "write the better verdict down", ()),
     Row("failover.wait", "failover", "the candidate is not open yet", "none", ("failover.promoted", "failover.retry")),
     Row("failover.retry", "failover", "an earlier action is settled and the candidate is still in recovery", "promote (or start) again, fence again", ("failover.wait", "failover.promoted")),
     Row("failover.stuck", "failover", "the candidate died while being promoted, and its WAL ends below where it ended", "alarm with the next step", ("command.go_on",)),

@@ -136,6 +136,30 @@ def test_a_primary_that_died_of_its_disk_gets_the_disk_as_verdict() -> None:
     assert state.incident_verdict.kind is FaultKind.STORAGE_ERROR
 
 
+@pytest.mark.parametrize("kind", [FaultKind.STORAGE_FULL, FaultKind.READ_ONLY])
+def test_a_primary_that_died_of_a_full_disk_is_replaced_and_the_disk_named(kind: FaultKind) -> None:
+    world = healthy()
+    world.nodes["a"].die()
+    state, decision = decide(world.store, seen(world, "a", fault(kind)), POLICY)
+    assert decision.kind == "failover.begin"
+    assert state.incident_verdict is not None
+    assert state.incident_verdict.kind is kind
+
+
+def test_what_a_dead_node_said_last_becomes_the_verdict_although_it_is_read_later() -> None:
+    world = healthy()
+    world.nodes["a"].die()
+    state, _ = decide(world.store, seen(world, "a"), POLICY)
+    assert state.incident_verdict is not None
+    assert state.incident_verdict.kind is FaultKind.PROCESS_DEAD
+    state = msgspec.structs.replace(state, transition=None, primary="b")
+    state, decision = decide(state, seen(world, "a", fault(FaultKind.STORAGE_FULL)), POLICY)
+    assert decision.kind == "incident.cause_found"
+    assert state.incident_verdict is not None
+    assert state.incident_verdict.kind is FaultKind.STORAGE_FULL
+    assert [event.event for event in decision.incident_events] == ["verdict.changed"]
+
+
 def test_damage_of_a_standby_takes_away_that_it_may_be_promoted_and_is_kept_when_its_agent_forgets() -> None:
     world = healthy()
     state, decision = decide(world.store, seen(world, "b", fault(FaultKind.STORAGE_ERROR)), POLICY)
