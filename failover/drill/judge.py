@@ -32,6 +32,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     slowest_ms: int
     lost_writes: int
     verdicts: tuple[str, ...]
+    blamed: tuple[tuple[str, str], ...] = ()
+    """(verdict, whom it named): `primary` and `standby` as they were before the fault."""
     new_primary: bool
     healthy_again_s: float | None
     named_after_s: float | None = None

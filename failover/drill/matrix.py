@@ -9,9 +9,9 @@ from statistics import median
 from failover.drill.campaign import STORAGE_CLASSES, class_of
 from failover.drill.judge import Result
 from failover.drill.runner import Report
+from failover.drill.truth import wrong_verdicts
 
 COLUMNS = ("class", *(result.value for result in Result), "verdicts", "named after s (median, max)", "broken promises")
-_NETWORK = "unreachable"
 
 
 def matrix(reports: Sequence[Report]) -> list[tuple[str, ...]]:
@@ -27,25 +27,21 @@ def matrix(reports: Sequence[Report]) -> list[tuple[str, ...]]:
 
 
 def confusion(reports: Sequence[Report]) -> tuple[int, int, list[str]]:
-    """(verdicts given, of them right, a sentence for each wrong one). Wrong: a fault of a disk or of content that is called the
-    network's, and the reverse. Where nothing was named there is no verdict; the matrix shows how often."""
-    given, wrong = 0, []
-    for report in reports:
-        is_storage = class_of(report) in STORAGE_CLASSES
-        for verdict in report.measured.verdicts if report.measured is not None else ():
-            given += 1
-            if (verdict == _NETWORK) is is_storage and (is_storage or class_of(report) == "path cut"):
-                wrong.append(f"{report.scenario.name}: named {verdict}")
+    """(verdicts given, of them right, a sentence for each wrong one), by `truth`. Where nothing was named there is no verdict;
+    the matrix shows how often."""
+    wrong = [said for report in reports for said in wrong_verdicts(report)]
+    given = sum(len(report.measured.verdicts) for report in reports if report.measured is not None)
     return given, given - len(wrong), wrong
 
 
 def undetected(reports: Sequence[Report]) -> list[str]:
-    """Faults of a disk or of content that fired and that nothing named, nor any alarm spoke of."""
+    """Faults of a disk or of content that fired, of which something is left, and that nothing named, nor any alarm spoke of."""
     return [
         f"{report.scenario.name}: {', '.join(report.injected)}"
         for report in reports
         if class_of(report) in STORAGE_CLASSES
         and report.measured is not None
+        and not report.healed
         and not report.measured.verdicts
         and report.measured.suspected_after_s is None
     ]
@@ -63,6 +59,8 @@ def _verdicts(report: Report) -> tuple[str, ...]:
         return ()
     if report.measured.verdicts:
         return report.measured.verdicts
+    if report.healed:
+        return ("healed",)
     return ("suspected",) if report.measured.suspected_after_s is not None else ("none",)
 
 

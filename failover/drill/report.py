@@ -122,6 +122,8 @@ def _section(report: Report) -> list[str]:
             f"| verdict | {' or '.join(expect.verdicts) or 'none'} | {', '.join(measured.verdicts) or 'none'} |",
         ]
     lines += ["", "Injected:", "", *(f"- {what}" for what in report.injected or ("nothing",))]
+    if report.healed:
+        lines += ["", "Written over before anybody read it:", "", *(f"- {what}" for what in report.healed[:SAID_MAX])]
     lines += ["", "Observations:", "", *(f"- {what}" for what in report.said or ("as expected",))]
     lines += ["", "Timeline:", "", *(f"- {at_s:8.3f} s {what}" for at_s, what in report.timeline)]
     return [*lines, "", "Corrective actions: ", ""]

@@ -48,6 +48,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     said: tuple[str, ...]
     """Objections, or why it was skipped or broke down."""
     injected: tuple[str, ...] = ()
+    healed: tuple[str, ...] = ()
+    """What wrote over all of the damage before anybody read it, when nothing of it was left at the end."""
     measured: Measured | None = None
     findings: tuple[Finding, ...] = ()
     timeline: tuple[tuple[float, str], ...] = ()
@@ -68,6 +70,7 @@ class _Drill:
         self.place = place
         self.seed = seed
         self.injected: list[str] = []
+        self.healed: list[str] = []
         self.timeline: list[tuple[float, str]] = []
         self._tell = tell
         self._began_s = time.monotonic()
@@ -128,6 +131,7 @@ class _Drill:
             await self._inject(injector, since_s)
             await _sleep_while(running, load.lasts_s)
             await watch.until_named(since_s + self.scenario.expect.named_within_s - time.monotonic())
+            self.healed = await injector.healed()
             await injector.heal()
             healed_s = time.monotonic()
             self.note("healed")
@@ -179,6 +183,7 @@ class _Drill:
             slowest_ms=slowest_ms(workload.operations),
             lost_writes=sum(finding.kind is Kind.LOST for finding in findings),
             verdicts=tuple(dict.fromkeys(_kind(verdict) for verdict in verdicts if verdict)),
+            blamed=tuple(dict.fromkeys(_blamed(verdict, primary) for verdict in verdicts if isinstance(verdict, dict))),
             new_primary=view["primary"] != primary,
             healthy_again_s=healthy_again_s,
             named_after_s=self._watch.named_s if self._watch is not None else None,
@@ -237,6 +242,10 @@ def _kind(verdict: object) -> str:
     return str(verdict.get("kind")) if isinstance(verdict, dict) else str(verdict)
 
 
+def _blamed(verdict: dict[str, Any], primary: str) -> tuple[str, str]:
+    return str(verdict["kind"]), "primary" if verdict.get("node") == primary else "standby"
+
+
 async def _sleep_while(running: asyncio.Task[None], seconds: float) -> None:
     """For so long, unless the workload ends: then there is nothing to measure. Raises DrillError."""
     await asyncio.wait({running}, timeout=seconds)
@@ -279,6 +288,7 @@ async def run_scenario(
         result=result,
         said=tuple(said),
         injected=tuple(drill.injected),
+        healed=tuple(drill.healed),
         measured=measured,
         findings=tuple(findings),
         timeline=tuple(drill.timeline),

@@ -49,6 +49,11 @@ class FaultFsClient:
         found: list[dict[str, Any]] = self.ask({"do": "fired", "after": after})["fired"]
         return found
 
+    def healed(self) -> list[dict[str, Any]]:
+        """Strikes of which nothing is left on the disk, and what healed them."""
+        found: list[dict[str, Any]] = self.ask({"do": "healed"})["healed"]
+        return found
+
     def lose_unsynced(self) -> dict[str, Any]:
         """As if the machine had lost power. Whoever had files open must be dead already."""
         return self.ask({"do": "lose_unsynced"})

@@ -4,6 +4,7 @@
     {"do": "disarm", "id": 1}      one fault, or all without `id`: {"ok": true, "healed": 1}
     {"do": "list"}                 {"ok": true, "armed": [{"id", "fault", "fired", "over"}], "unsynced_bytes": 0}
     {"do": "fired", "after": 0}    {"ok": true, "fired": [{"number", "fault", "kind", "op", "path", "block", …}]}
+    {"do": "healed"}               {"ok": true, "healed": [{"fired", "by", "at"}]}: strikes of which nothing is left on the disk
     {"do": "lose_unsynced"}        the machine loses power: {"ok": true, "files": 3, "blocks": 17, "renames": 0}
 
 What cannot be done is answered with {"ok": false, "error": "…"}, and nothing has changed then.
@@ -55,10 +56,12 @@ class Control:
             return {"armed": self._table.armed(), "unsynced_bytes": self._overlay.dirty_bytes()}
         if what == "fired":
             return {"fired": msgspec.to_builtins(self._table.fired(_number(command, "after", 0) or 0))}
+        if what == "healed":
+            return {"healed": msgspec.to_builtins(self._table.healed())}
         if what == "lose_unsynced":
             files, blocks = self._overlay.lose_everything()
             return {"files": files, "blocks": blocks, "renames": self._names.undo_lost_renames()}
-        raise FaultRefused(f"no such command: {what!r}; there are arm, disarm, list, fired and lose_unsynced")
+        raise FaultRefused(f"no such command: {what!r}; there are arm, disarm, list, fired, healed and lose_unsynced")
 
 
 def _number(command: dict[str, Any], name: str, default: int | None) -> int | None:

@@ -130,6 +130,7 @@ class Namespace:
         self.may_change(path)
         gone = self._only_name_of(path)
         os.unlink(self._real(path))
+        self._table.gone(path)
         self._forget(gone)
         return 0
 
@@ -140,6 +141,8 @@ class Namespace:
             return 0
         gone = self._only_name_of(new)
         os.rename(self._real(old), self._real(new))
+        for path in (old, new):
+            self._table.gone(path)
         self._forget(gone)
         return 0
 

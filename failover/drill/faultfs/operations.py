@@ -92,6 +92,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
         struck = self._struck(Op.WRITE, handle, offset, len(data))
         if not struck:
             self._overlay.write(handle.key, fh, data, offset)
+            self._table.written_again(handle.path, offset, data)
             return len(data)
         strikes.hold_up(struck)
         strikes.refuse(struck)
@@ -100,6 +101,8 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]
             self._overlay.write(handle.key, fh, piece, at)
         if elsewhere is not None:
             self._write_elsewhere(handle, elsewhere, data)
+        elif pieces == [(offset, data)]:
+            self._table.written_again(handle.path, offset, data)
         return len(data)
 
     def _write_elsewhere(self, handle: Handle, elsewhere: strikes.Misdirected, data: bytes) -> None:

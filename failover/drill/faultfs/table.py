@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from failover.drill.faultfs.spec import ON_DATA, Fault, Op
+from failover.drill.faultfs.spec import ON_DATA, Fault, Kind, Op
+from failover.drill.faultfs.spoiled import Healed, Spoiled
 
 FIRED_KEPT_MAX = 20_000
 
@@ -76,6 +77,7 @@ class FaultTable:
         self._numbers = itertools.count(1)
         self._events = itertools.count(1)
         self._fired: deque[Fired] = deque(maxlen=FIRED_KEPT_MAX)
+        self._spoiled = Spoiled()
 
     def arm(self, fault: Fault) -> int:
         """Its number."""
@@ -102,6 +104,23 @@ class FaultTable:
         """What has struck since event `after`."""
         with self._lock:
             return [fired for fired in self._fired if fired.number > after]
+
+    def written_again(self, path: str, offset: int, data: bytes) -> None:
+        """A write that no fault changed has arrived."""
+        if not self._spoiled.is_empty:
+            with self._lock:
+                self._spoiled.written_again(path.lstrip("/"), offset, data, _now())
+
+    def gone(self, path: str) -> None:
+        """The file of this name was removed, or has another name now."""
+        if not self._spoiled.is_empty:
+            with self._lock:
+                self._spoiled.gone(path.lstrip("/"), _now())
+
+    def healed(self) -> list[Healed]:
+        """Strikes of which nothing is left on the disk."""
+        with self._lock:
+            return list(self._spoiled.healed)
 
     def is_active(self, op: Op, kind: str) -> bool:
         """A fault of this kind on all files is armed: the disk as a whole looks so (statfs)."""
@@ -135,14 +154,29 @@ class FaultTable:
                     continue
                 armed.fired += 1
                 struck.append(armed)
-                self._note(armed, op, path, first, size)
+                number = self._note(armed, op, path, first, size)
+                if op is Op.WRITE and fault.kind in ON_DATA and first is not None and last is not None:
+                    self._spoiled.add(number, spoiled_by(fault, path.lstrip("/"), first, last))
         return struck
 
-    def _note(self, armed: Armed, op: Op, path: str, block: int | None, size: int) -> None:
+    def _note(self, armed: Armed, op: Op, path: str, block: int | None, size: int) -> int:
         existed = block is None or block * 8192 < size
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        fired = Fired(
-            next(self._events), armed.number, armed.fault.kind.value, op.value, path.lstrip("/"), block, existed, at
-        )
+        number = next(self._events)
+        fired = Fired(number, armed.number, armed.fault.kind.value, op.value, path.lstrip("/"), block, existed, _now())
         self._fired.append(fired)
         self._told(fired)
+        return number
+
+
+def spoiled_by(fault: Fault, path: str, first: int, last: int) -> list[tuple[str, int]]:
+    """The blocks whose content is not what was written there last: (file, block)."""
+    own = [(path, block) for block in range(first, last + 1)]
+    if fault.kind is not Kind.MISDIRECTED_WRITE:
+        return own
+    at = fault.to_block or 0
+    target = (fault.to_path or path).lstrip("/")
+    return [*own, *((target, at + number) for number in range(last - first + 1))]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

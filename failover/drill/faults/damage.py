@@ -21,6 +21,7 @@ _CHECKSUM_AT = 8
 _POINTER_BYTES = 4
 _NORMAL = 1
 _HOFF_AT = 22
+_XMAX_AT, _INFOMASK_AT, _XMAX_INVALID = 4, 20, 0x0800
 _INDEX_HEADER_BYTES = 8
 _BTREE_SPECIAL_BYTES = 16
 _BTREE_FLAGS_AT = 12
@@ -82,9 +83,20 @@ def items_of(page: bytes) -> list[Item]:
     return [Item(one & 0x7FFF, one >> 17) for one in pointers if one >> 15 & 3 == _NORMAL]
 
 
+def live_items_of(page: bytes) -> list[Item]:
+    """Its tuples that nobody has deleted or replaced, as far as the page itself tells (htup_details.h)."""
+    return [item for item in items_of(page) if item.length > _HOFF_AT and not _is_deleted(page, item)]
+
+
+def _is_deleted(page: bytes, item: Item) -> bool:
+    (xmax,) = struct.unpack_from("<I", page, item.offset + _XMAX_AT)
+    (infomask,) = struct.unpack_from("<H", page, item.offset + _INFOMASK_AT)
+    return xmax != 0 and not infomask & _XMAX_INVALID
+
+
 def live_blocks(data: bytes) -> list[int]:
-    """Heap pages with at least one tuple."""
-    return [block for block, page in _pages(data) if items_of(page)]
+    """Heap pages with at least one tuple that counts."""
+    return [block for block, page in _pages(data) if live_items_of(page)]
 
 
 def live_leaves(data: bytes) -> list[int]:
@@ -118,10 +130,10 @@ def zeroed(page: bytes, _random: Random) -> bytes:
 
 
 def tuple_altered(page: bytes, block: int, random: Random) -> bytes:
-    """A letter or digit in a heap tuple's data is another one, under a checksum that fits. A page without any: any byte."""
+    """A letter or digit in a live heap tuple's data is another one, under a checksum that fits. A page without any: any byte."""
     places = [
         (at, letter)
-        for item in items_of(page)
+        for item in live_items_of(page)
         for at, letter in enumerate(page[item.offset + page[item.offset + _HOFF_AT] : item.offset + item.length])
         for at in (item.offset + page[item.offset + _HOFF_AT] + at,)
         if chr(letter).isalnum() and letter < 128 and chr(page[at - 1]).isalnum()

@@ -14,6 +14,7 @@ from failover.drill.errors import ClusterAway, NotInjected
 from failover.drill.faults import damage
 from failover.drill.faults.damage import Damage
 from failover.drill.faults.live_files import LiveFiles, read, read_page, write
+from failover.drill.faults.planted import Planted
 from replication.page import PAGE_BYTES, lsn_of
 
 _TRIES = 8
@@ -36,12 +37,19 @@ class FileFaults:
     """
 
     def __init__(self, files: LiveFiles, random: Random) -> None:
+        self.planted: list[Planted] = []
         self._files = files
         self._random = random
+        self._kind = Damage.BIT_FLIP
 
     async def make(self, kind: Damage, relation: str) -> str:
         """One of DAMAGES; `relation` counts where it is one of a relation's."""
+        self._kind = kind
         return f"{kind}: {await DAMAGES[kind](self, relation)}"
+
+    async def _plant(self, path: Path, offset: int, data: bytes, *, is_page: bool = False) -> None:
+        await asyncio.to_thread(write, path, offset, data)
+        self.planted.append(Planted(self._kind, path, offset, data, is_page))
 
     async def _pages(self, relation: str, choose: _Choose, change: _Change, fork: str = "") -> str:
         """Change one page, chosen among the live ones, until it stays changed and nothing of it is cached."""
@@ -57,8 +65,9 @@ class FileFaults:
         raise NotInjected(f"the cluster wrote over {relation} each time")
 
     async def _stays(self, relation: str, path: Path, pages: dict[int, bytes]) -> bool:
+        self.planted.clear()
         for block, page in pages.items():
-            await asyncio.to_thread(write, path, block * PAGE_BYTES, page)
+            await self._plant(path, block * PAGE_BYTES, page, is_page=True)
         try:
             await self._files.evict(relation)
         except ClusterAway:
@@ -199,14 +208,14 @@ class FileFaults:
         """Random bytes in pg_xact: which transactions have committed."""
         path = self._files.data_dir / "pg_xact" / "0000"
         at = self._random.randrange(0, _XACT_USED_BYTES)
-        await asyncio.to_thread(write, path, at, self._random.randbytes(32))
+        await self._plant(path, at, self._random.randbytes(32))
         return f"32 random bytes at {at} of {self._name(path)}"
 
     async def control_file(self, _relation: str) -> str:
         """A bit of pg_control."""
         path = self._files.data_dir / "global" / "pg_control"
         data = (await asyncio.to_thread(read, path))[:_CONTROL_USED_BYTES]
-        await asyncio.to_thread(write, path, 0, damage.bit_flipped(data, self._random))
+        await self._plant(path, 0, damage.bit_flipped(data, self._random))
         return f"a bit of {self._name(path)}"
 
     async def control_file_stale(self, _relation: str) -> str:
@@ -218,7 +227,7 @@ class FileFaults:
             await self._files.checkpoint()
         if await asyncio.to_thread(read, path) == data:
             raise NotInjected("two checkpoints did not change pg_control")
-        await asyncio.to_thread(write, path, 0, data)
+        await self._plant(path, 0, data)
         return f"{self._name(path)} as it was two checkpoints ago"
 
     async def wal_segment(self, _relation: str) -> str:
@@ -229,7 +238,7 @@ class FileFaults:
         if not data:
             raise NotInjected("the WAL segment has only just begun")
         at = self._random.randrange(len(data))
-        await asyncio.to_thread(write, path, at, bytes([data[at] ^ 1 << self._random.randrange(8)]))
+        await self._plant(path, at, bytes([data[at] ^ 1 << self._random.randrange(8)]))
         return f"a bit at {at} of {self._name(path)}"
 
     def _chosen(self, blocks: list[int], relation: str) -> int:

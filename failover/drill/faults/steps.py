@@ -20,8 +20,10 @@ from failover.drill.faultfs.spec import parse_fault
 from failover.drill.faults import power
 from failover.drill.faults.damage import LOUD, Damage
 from failover.drill.faults.files import FileFaults
+from failover.drill.faults.healed import healed
 from failover.drill.faults.links import list_links, open_links, set_link
 from failover.drill.faults.live_files import LiveFiles
+from failover.drill.faults.planted import Planted
 from failover.drill.faults.processes import children_of
 from failover.drill.faults.shared_memory import flip_bit
 from failover.drill.scenario import Clock, Disk, Files, Links, Operator, PowerLoss, Signal, Sql, Step, WalTail
@@ -53,6 +55,8 @@ class Injector:
         self._nodes = {"primary": primary, "standby": standby}
         self._stopped: list[int] = []
         self._disks: dict[str, FaultFsClient] = {}
+        self._struck: list[tuple[FaultFsClient, int]] = []
+        self._planted: list[Planted] = []
         self._jobs: list[asyncio.Task[None]] = []
         self._has_cut = False
         self._has_jumped: set[str] = set()
@@ -108,6 +112,10 @@ class Injector:
                 await self._cluster.set_clock(node, 0)
         self._has_jumped.clear()
 
+    async def healed(self) -> list[str]:
+        """What healed the damage that was done to disks and files; empty while any of it is left, or nothing was damaged."""
+        return await asyncio.to_thread(healed, self._struck, self._planted)
+
     def _signal(self, step: Signal) -> None:
         number = signal.Signals[f"SIG{step.signal}"]
         for target in step.to:
@@ -153,6 +161,7 @@ class Injector:
             await LiveFiles(self._cluster, node, self._nodes["primary"]).can_evict()
         before = len(await asyncio.to_thread(disk.fired))
         await asyncio.to_thread(disk.arm, parse_fault(wanted))
+        self._struck.append((disk, before))
         if step.table is not None:
             await self._evict(node, step.table)
         provoking = asyncio.create_task(self._checkpoint(node))
@@ -196,7 +205,9 @@ class Injector:
         if step.damage is Damage.MEMORY_BIT:
             self.told.append(await flip_bit(files, self._cluster.postmaster(node), step.relation, self._random))
             return
-        self.told.append(await FileFaults(files, self._random).make(step.damage, step.relation))
+        faults = FileFaults(files, self._random)
+        self.told.append(await faults.make(step.damage, step.relation))
+        self._planted += faults.planted
         if step.damage in LOUD:
             said = await files.look(step.relation)
             self.told.append(f"node {node} was made to read it, and said {said or 'nothing'}")

@@ -84,3 +84,39 @@ def test_healing_one_or_all_lets_go_what_is_held_up() -> None:
     assert [armed["id"] for armed in table.armed()] == [second]
     assert table.disarm() == 1
     assert strikes(table, 3) == 0
+
+
+def page(lsn: int) -> bytes:
+    return lsn.to_bytes(8, "little")[4:] + lsn.to_bytes(8, "little")[:4] + bytes(8184)
+
+
+def test_a_lost_write_is_healed_by_the_next_one_of_its_block_and_says_which() -> None:
+    table = FaultTable()
+    table.arm(Fault(kind=Kind.LOST_WRITE, op=Op.WRITE, count=1))
+    table.strike(Op.WRITE, RELATION, (2, 3), size=8192 * 4)
+    table.written_again(RELATION, 8192, page(5))
+    table.written_again(RELATION, 2 * 8192, page(0x1_0000_0020))
+    assert table.healed() == [], "one of its two blocks is still lost"
+    table.written_again(RELATION, 3 * 8192, page(7)[:4096])
+    assert table.healed() == [], "half a block is not a block"
+    table.written_again(RELATION, 2 * 8192, page(1) + page(0x2_0000_0030))
+    (healed,) = table.healed()
+    assert (healed.fired, healed.by) == (1, "base/5/16384, block 3 was written again with LSN 2/30")
+
+
+def test_a_misdirected_write_spoils_two_blocks_and_a_file_that_is_gone_is_healed() -> None:
+    table = FaultTable()
+    table.arm(Fault(kind=Kind.MISDIRECTED_WRITE, op=Op.WRITE, to_path="base/5/7", to_block=4, count=1))
+    table.strike(Op.WRITE, RELATION, (2, 2), size=8192 * 4)
+    table.written_again(RELATION, 2 * 8192, page(9))
+    assert table.healed() == []
+    table.gone("/base/5/7")
+    assert [healed.by for healed in table.healed()] == ["base/5/7 was removed or renamed"]
+
+
+def test_a_fault_on_read_spoils_nothing() -> None:
+    table = FaultTable()
+    table.arm(Fault(kind=Kind.BIT_FLIP, op=Op.READ))
+    table.strike(Op.READ, RELATION, (2, 2), size=8192 * 4)
+    table.written_again(RELATION, 2 * 8192, page(9))
+    assert table.healed() == []
