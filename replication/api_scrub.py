@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+import structlog
 from aiohttp import web
 
 from replication.errors import SQL_ERRORS, ActionFailed
@@ -15,7 +17,15 @@ from replication.wire.http import json_response, read_json
 if TYPE_CHECKING:
     from replication.agent import Agent
 
+_log = structlog.get_logger()
+
 _NO_ANSWER: tuple[type[Exception], ...] = (ActionFailed, *SQL_ERRORS)
+
+
+class AskPause(msgspec.Struct, frozen=True):
+    """The body of POST /v1/scrub/pause."""
+
+    for_s: float
 
 
 class ScrubApi:
@@ -28,6 +38,7 @@ class ScrubApi:
         """For the agent's application."""
         return [
             web.post("/v1/scrub", self.scrub),
+            web.post("/v1/scrub/pause", self.pause),
             web.post("/v1/pages/copies", self.copies),
             web.post("/v1/pages/judge", self.judge),
             web.post("/v1/pages/xact", self.status),
@@ -42,6 +53,16 @@ class ScrubApi:
             return json_response({"sentence": "scrub_enabled is false in the settings of this node"}, 409)
         self._agent.scrub.hurry()
         return json_response({"sentence": "a pass over all pages begins"}, 202)
+
+    async def pause(self, request: web.Request) -> web.Response:
+        """Read no pages for so long (200); 0 ends the pause; 400 for a time that makes no sense."""
+        asked = await read_json(request, AskPause)
+        try:
+            self._agent.memory.scrub_pause.begin(asked.for_s)
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
+        _log.info("agent.scrub_paused", for_s=asked.for_s)
+        return json_response({"paused_for_s": asked.for_s})
 
     async def copies(self, request: web.Request) -> web.Response:
         """This node's copies of the pages that are named; 400 for too many, 409 when its disk does not give them."""

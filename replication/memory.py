@@ -29,6 +29,7 @@ from replication.model import (
 from replication.node import Node
 from replication.probes.disk import DiskProbe
 from replication.probes.sql import SqlFacts
+from replication.scrub.pause import Pause
 from replication.state_dir import AgentState, StateDir
 from replication.supervisor import Supervisor
 from replication.wall_clock import wall_now
@@ -115,6 +116,7 @@ class Memory:
         self.compare_status: Callable[[], CompareStatus | None] = lambda: None
         self.ledger_status: Callable[[], LedgerStatus | None] = lambda: None
         self.doing: Doing | None = None
+        self.scrub_pause = Pause()
         self.doing_since_ms = 0
         self.replay_paused_by_probe = False
         self.replay_moved = True

@@ -89,6 +89,7 @@ class CompareService:
         local = self._local
         facts, upstream = local.memory.sql.facts, local.state.upstream
         fit = local.supervisor.postmaster is Postmaster.RUNNING and local.memory.doing is None
+        fit = fit and not local.memory.scrub_pause.is_on
         if not fit or facts is None or not facts.in_recovery or facts.receiver is None or upstream is None:
             return None
         streams = facts.receiver.received_tli == facts.timeline and local.memory.data is DataDirectory.PRESENT

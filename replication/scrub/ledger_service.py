@@ -200,6 +200,8 @@ class LedgerService:
         ledger, redo = self.ledger, self.redo_lsn
         if ledger is None or self._may_read() is None or redo <= self._verified_lsn or redo > ledger.read_to:
             return False
+        if self._local.memory.scrub_pause.is_on:
+            return False
         settings = self._local.node.settings
         budget = Budget(settings.scrub_mb_per_s, settings.scrub_latency_ms_max)
         due, began_s, count = ledger.due(redo), time.monotonic(), 0

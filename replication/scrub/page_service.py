@@ -83,7 +83,7 @@ class PageScrub:
     def _may_read(self) -> bool:
         """There is something whole to read, and no action needs the disk or the processor more."""
         memory = self._local.memory
-        return memory.data is DataDirectory.PRESENT and memory.doing is None
+        return memory.data is DataDirectory.PRESENT and memory.doing is None and not memory.scrub_pause.is_on
 
     async def _one_pass(self, position: Position, *, is_hurried: bool) -> None:
         settings, began_s = self._local.node.settings, time.monotonic()

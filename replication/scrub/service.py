@@ -19,6 +19,7 @@ from replication.scrub.relation_checks import RelationChecks
 from replication.scrub.status_compare import StatusCompare
 
 _REST_S_MIN = 0.05
+_IDLE_S = 1.0
 
 
 class Scrub:
@@ -40,7 +41,7 @@ class Scrub:
         self._control = ControlWatch(local, findings)
         self._relations = RelationChecks(local, findings)
         self._kernel = KernelWatch(local, findings)
-        memory = local.memory
+        self._memory = memory = local.memory
         self._certifier = Certifier(
             local,
             self.pages,
@@ -81,6 +82,8 @@ class Scrub:
     async def _within_share(self, look: Callable[[], Awaitable[None]]) -> None:
         """At most this share of the time, and never without a rest."""
         while True:
+            while self._memory.scrub_pause.is_on:
+                await asyncio.sleep(_IDLE_S)
             began_s = time.monotonic()
             await look()
             took_s = time.monotonic() - began_s

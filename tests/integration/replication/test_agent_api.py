@@ -152,3 +152,28 @@ async def test_an_occupied_port_ends_the_process_with_a_sentence(node: NodeUnder
     await asyncio.to_thread(write_settings_file, other, path)
     process = await asyncio.to_thread(start_process, path)
     assert await asyncio.to_thread(process.wait, 20) == 1
+
+
+async def test_the_scrub_rests_when_it_is_asked_to_and_goes_on_when_the_pause_is_ended(node: NodeUnderTest) -> None:
+    await node.end_agent()
+    node.settings = msgspec.structs.replace(node.settings, scrub_pause_s=0.1, scrub_mb_per_s=0.0)
+    await node.start_agent()
+    await node.first_start()
+    before = await node.wait(lambda report: report.scrub is not None and report.scrub.passes > 0)
+    assert await pause(node, -1) == 400
+    assert await pause(node, 600) == 200
+    rested = await node.report()
+    await asyncio.sleep(2)
+    after = await node.report()
+    assert before.scrub is not None
+    assert rested.scrub is not None
+    assert after.scrub is not None
+    assert after.scrub.passes <= rested.scrub.passes + 1, "one pass may have been under way"
+    assert await pause(node, 0) == 200
+    await node.wait(lambda report: report.scrub is not None and report.scrub.passes > rested.scrub.passes + 2)
+
+
+async def pause(node: NodeUnderTest, for_s: float) -> int:
+    headers = {"Authorization": f"Bearer {node.token}"}
+    async with node.session.post(f"{node.url}/v1/scrub/pause", json={"for_s": for_s}, headers=headers) as answer:
+        return answer.status

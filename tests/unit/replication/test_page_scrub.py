@@ -16,6 +16,7 @@ from replication.scrub.files import relation_files
 from replication.scrub.findings import Findings
 from replication.scrub.page_service import PageScrub
 from replication.scrub.pages import BadPage, Batch, Budget, PagePass, Position
+from replication.scrub.pause import Pause
 from tests.unit.replication.test_page import whole_page
 
 
@@ -154,3 +155,19 @@ def test_a_torn_map_of_free_space_convicts_nobody(path: str, is_proof: bool) -> 
     service._note(Batch("f", 1, 1, (BadPage(path, 3),)), Position(pages_read=1, pages_in_all=1), cached=False)
     (fault,) = log_faults.faults()
     assert (fault.is_proof, fault.places[0].block, said) == (is_proof, 3, ["scrub_found"])
+
+
+def test_a_pause_is_over_by_itself_and_at_once_when_it_is_ended() -> None:
+    now = [100.0]
+    pause = Pause(lambda: now[0])
+    assert not pause.is_on
+    pause.begin(5)
+    assert pause.is_on
+    now[0] += 5
+    assert not pause.is_on
+    pause.begin(60)
+    pause.begin(0)
+    assert not pause.is_on
+    for bad in (-1.0, float("nan"), 1e9):
+        with pytest.raises(ValueError, match="a pause lasts"):
+            pause.begin(bad)
