@@ -57,7 +57,7 @@ async def scrubs(cluster: Cluster) -> None:
             status, answer = await cluster.post(
                 f"/v1/nodes/{node}/scrub", {"expected_term": view["term"], "reason": "a calm day"}
             )
-            assert status == 202, answer
+            assert status in (202, 503), answer  # a starved agent may be late for it: the next one comes in 3 s
         await asyncio.sleep(3)
 
 
