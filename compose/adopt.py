@@ -11,13 +11,13 @@ from pathlib import Path
 import msgspec
 
 from compose.errors import UpRefused
-from compose.layout import NODES, Layout
+from compose.layout import NODES, WORKERS_MAX, Layout, worker_names
 from compose.proc import command_lines, end
 from replication.proc import ProcessId, alive, identify
 from replication.wire.secrets import write_private
 
 DISKS = tuple(f"faultfs-{node}" for node in NODES)
-PROCESSES = ("controller", "server", *(f"agent-{node}" for node in NODES), *DISKS, "proxies")
+PROCESSES = ("controller", *worker_names(WORKERS_MAX), *(f"agent-{node}" for node in NODES), *DISKS, "proxies")
 """In the order in which leftovers are ended: nobody decides or books while the agents change."""
 
 _PATIENCE_MS = {"controller": 3_000, "server": 5_000, "proxies": 3_000, "faultfs": 10_000}

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from compose import cli_drill, cli_fault, cli_incident, cli_operate, cli_scrub, cli_status, flags
+from compose import cli_drill, cli_fault, cli_incident, cli_operate, cli_scrub, cli_status, cli_token, flags
 from compose.child import run_child
 from compose.errors import ComposeError
+from compose.layout import WORKERS_MAX
 from replication.wire.errors import SecretError, WireError
 
 app = typer.Typer(
@@ -39,6 +40,10 @@ def up(
     nodes: Annotated[int | None, typer.Option(help="Only 2, until quorum promotion exists.")] = None,
     demo_practitioners: Annotated[int | None, typer.Option(help="Size of the demo clinic, 0 to 80; default 3.")] = None,
     no_demo: Annotated[bool, typer.Option("--no-demo", help="No demo clinic.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=WORKERS_MAX, help="Processes that serve the API at the one port. Default 1."),
+    ] = None,
     pg_bindir: Annotated[Path | None, typer.Option(metavar="DIR", help="PostgreSQL's binaries, 15 to 18.")] = None,
     observe_only: Annotated[bool, typer.Option("--observe-only", help="Decide and tell, but act on nothing.")] = False,
     proxied: Annotated[
@@ -59,6 +64,13 @@ def up(
     drill_target: Annotated[
         bool,
         typer.Option("--drill-target", help="Allow `locum drill run --against` to make this deployment fail."),
+    ] = False,
+    auth: Annotated[
+        bool,
+        typer.Option(
+            "--auth",
+            help="The API needs bearer tokens. `locum token` makes them; or name your issuer in [server.auth].",
+        ),
     ] = False,
     ready_file: Annotated[
         Path | None, typer.Option(metavar="F", help="Written once bookings work: addresses and pids, JSON, 0600.")
@@ -88,6 +100,8 @@ def up(
         proxied=proxied,
         faultfs=faultfs,
         drill_target=drill_target,
+        workers=workers,
+        auth=auth,
     )
     raise typer.Exit(run_up(options, Progress(console())))
 
@@ -116,3 +130,4 @@ cli_incident.register(app)
 cli_scrub.register(app)
 cli_fault.register(app)
 cli_drill.register(app)
+cli_token.register(app)

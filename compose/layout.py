@@ -11,9 +11,16 @@ from compose.links import Link, links_between
 NODES = ("a", "b")
 """The nodes of `locum up`. The write barrier is complete for two only (DESIGN section 4)."""
 
+WORKERS_MAX = 8
+"""Processes that serve the one port."""
 HOST = "127.0.0.1"
 DEFAULT_DATA = Path("locum-data")
 DEFAULT_PORT = 8080
+
+
+def worker_names(count: int) -> list[str]:
+    """`server`, `server-2`, `server-3` …"""
+    return ["server", *(f"server-{number}" for number in range(2, count + 1))]
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -47,6 +54,16 @@ class Layout(msgspec.Struct, frozen=True):
         return self.secrets / "token"
 
     @property
+    def auth_key(self) -> Path:
+        """With --auth: the private key of the development issuer (JWK)."""
+        return self.secrets / "auth-key"
+
+    @property
+    def jwks(self) -> Path:
+        """With --auth: its public keys, as the server reads them."""
+        return self.secrets / "jwks.json"
+
+    @property
     def store(self) -> Path:
         """The coordination store's directory, off every node's disk."""
         return self.root / "store"
@@ -55,6 +72,10 @@ class Layout(msgspec.Struct, frozen=True):
     def server(self) -> Path:
         """The server's own files."""
         return self.root / "server"
+
+    def server_state(self, worker: str) -> Path:
+        """The own files of one worker, `server` or `server-2` and so on."""
+        return self.root / worker
 
     @property
     def logs(self) -> Path:

@@ -18,9 +18,10 @@ from compose import ready
 from compose.adopt import DISKS, PROCESSES, end_leftovers, leftovers, record
 from compose.checks import all_or_nothing, check_directory, check_options, check_ports, check_version, exclusive
 from compose.credentials import ensure_secrets
+from compose.development_auth import ensure_key
 from compose.disks import arrange, take_away, until_mounted
 from compose.errors import UpRefused
-from compose.layout import NODES, Layout, Ports
+from compose.layout import NODES, WORKERS_MAX, Layout, Ports, worker_names
 from compose.links import links_between
 from compose.options import UpOptions
 from compose.processes import Child, open_log
@@ -71,6 +72,8 @@ def _prepared(layout: Layout, ports: Ports, options: UpOptions) -> Iterator[list
                 directory.mkdir(mode=0o700, exist_ok=True)
             arrange(layout, faultfs=options.faultfs)
             ensure_secrets(layout)
+            if options.auth:
+                ensure_key(layout)
             write_settings(layout, ports, options)
             check_settings(layout)
         yield [name for name, _process in found]
@@ -114,7 +117,7 @@ class _Up:
         names = [
             *(DISKS if options.faultfs else ()),
             *(["proxies"] if ports.proxied else []),
-            *sorted(set(PROCESSES) - {"proxies", *DISKS}),
+            *sorted(set(PROCESSES) - {"proxies", *DISKS, *worker_names(WORKERS_MAX)[options.workers :]}),
         ]
         self._children = {
             name: Child(name, layout.settings(name), layout.log(name), progress.child_died) for name in names

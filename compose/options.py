@@ -24,12 +24,14 @@ class ConfigFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     port: int | None = None
     nodes: int | None = None
     demo_practitioners: int | None = None
+    workers: int | None = None
     pg_bindir: Path | None = None
     ready_file: Path | None = None
     observe_only: bool = False
     proxied: bool = False
     faultfs: bool = False
     drill_target: bool = False
+    auth: bool = False
     drill_allows: list[str] | None = None
     """Kinds of steps; all that can be made here without it."""
     controller: str | None = None
@@ -49,12 +51,14 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     port: int = DEFAULT_PORT
     nodes: int = 2
     demo_practitioners: int = DEMO_PRACTITIONERS
+    workers: int = 1
     pg_bindir: Path | None = None
     ready_file: Path | None = None
     observe_only: bool = False
     proxied: bool = False
     faultfs: bool = False
     drill_target: bool = False
+    auth: bool = False
     drill_allows: list[str] | None = None
     agent: dict[str, Any] = {}
     server: dict[str, Any] = {}
@@ -86,6 +90,8 @@ def up_options(
     proxied: bool,
     faultfs: bool = False,
     drill_target: bool = False,
+    workers: int | None = None,
+    auth: bool = False,
 ) -> UpOptions:
     """Flags over file over defaults; paths become absolute."""
     demo = _first(demo_practitioners, config.demo_practitioners, DEMO_PRACTITIONERS)
@@ -96,12 +102,14 @@ def up_options(
         port=_first(port, config.port, DEFAULT_PORT),
         nodes=_first(nodes, config.nodes, 2),
         demo_practitioners=demo,
+        workers=_first(workers, config.workers, 1),
         pg_bindir=None if bindir is None else bindir.absolute(),
         ready_file=None if ready is None else ready.absolute(),
         observe_only=observe_only or config.observe_only,
         proxied=proxied or config.proxied,
         faultfs=faultfs or config.faultfs,
         drill_target=drill_target or config.drill_target,
+        auth=auth or config.auth,
         drill_allows=config.drill_allows,
         agent=config.agent,
         server=config.server,

@@ -12,13 +12,16 @@ import msgspec
 import failover.settings
 import replication.settings
 import server.settings
+from compose.development_auth import server_auth
 from compose.errors import BadSettings
-from compose.layout import HOST, NODES, Layout, Ports
+from compose.layout import HOST, NODES, WORKERS_MAX, Layout, Ports, worker_names
 from compose.links import links_between
 from compose.options import UpOptions
 from compose.times import with_shared_times
 from replication.wire.secrets import write_private
 
+_CONNECTIONS = 16
+"""Of all workers together, and two more for each."""
 _REFUSALS = (replication.settings.SettingsError, failover.settings.SettingsError, server.settings.SettingsError)
 
 
@@ -31,7 +34,8 @@ def write_settings(layout: Layout, ports: Ports, options: UpOptions) -> None:
     for node in NODES:
         _write(layout.settings(f"agent-{node}"), options.agent, agent_settings(layout, ports, options, node))
     _write(layout.settings("controller"), options.failover, controller_settings(layout, ports, options))
-    _write(layout.settings("server"), options.server, server_settings(layout, ports, options))
+    for worker in worker_names(options.workers):
+        _write(layout.settings(worker), options.server, server_settings(layout, ports, options, worker))
     if options.faultfs:
         for node in NODES:
             _write(layout.settings(f"faultfs-{node}"), {}, faultfs_settings(layout, node))
@@ -115,18 +119,26 @@ def _drill_allows(options: UpOptions) -> list[str]:
     return ["signal", "files", "wal_tail", "clock", "operator", "sql", *disks, *links]
 
 
-def server_settings(layout: Layout, ports: Ports, options: UpOptions) -> dict[str, Any]:
-    """Keys of server/settings.py."""
+def server_settings(layout: Layout, ports: Ports, options: UpOptions, worker: str = "server") -> dict[str, Any]:
+    """Keys of server/settings.py. The first worker keeps the demo clinic, and the receipts of workers that are no more."""
+    workers = worker_names(options.workers)
+    others = [layout.server_state(name) / "receipts" for name in worker_names(WORKERS_MAX) if name not in workers]
+    is_first = worker == workers[0]
     return {
-        "name": "server",
+        "name": worker,
+        "siblings": [str(layout.server_state(name) / "receipts") for name in workers if name != worker],
+        "adopted": [str(path) for path in others if is_first and path.exists()],
+        "reuse_port": len(workers) > 1,
+        **({"connections_max": _CONNECTIONS // len(workers) + 2} if len(workers) > 1 else {}),
         "listen_host": HOST,
         "listen_port": ports.server,
         "controller_url": ports.url(ports.towards("server", "controller")),
         "token_file": str(layout.token_file),
         "password_file": str(layout.secrets / "server"),
         "seal_key_file": str(layout.secrets / "seal"),
-        "state_dir": str(layout.server),
-        "demo_practitioners": options.demo_practitioners,
+        "state_dir": str(layout.server_state(worker)),
+        **({"auth": server_auth(layout)} if options.auth and "auth" not in options.server else {}),
+        "demo_practitioners": options.demo_practitioners if is_first else 0,
     }
 
 

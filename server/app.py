@@ -22,7 +22,7 @@ from replication.wire.http import new_session
 from replication.wire.process import listening, until_signal
 from replication.wire.process import run as run_process
 from replication.wire.secrets import read_secret
-from server import context, demo, health, middleware, routes, routes_internal, store
+from server import context, demo, health, middleware, permission, routes, routes_internal, store
 from server.context import Context
 from server.database import Database
 from server.errors import ReceiptsUnreadable, ServerError
@@ -38,6 +38,8 @@ from server.replay import Replay
 from server.scheduling import Rules
 from server.seal import Seal, row_key
 from server.settings import ServerSettings, SettingsError, load
+from server.siblings import SiblingFiles, Siblings
+from server.tokens import Verifier, keys_of
 
 _log = structlog.get_logger()
 
@@ -77,24 +79,29 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
 
         database = Database(settings, Login(password, row_key(seal)), spawn, evidence)
         receipts = Receipts(settings.state_dir / "receipts", Seal(seal), evidence.receipts_changed)
-        await _load(receipts)
+        await _load(receipts, settings.adopted)
+        siblings = Siblings(receipts, settings.siblings)
+        receipts.learn(*await asyncio.to_thread(SiblingFiles(settings.siblings).news))
         checker = ReceiptChecker(database, receipts, evidence)
         evidence.held = lambda: database.held
-        replay = Replay(database, evidence, metrics, settings.lease_ttl_ms)
+        replay = Replay(database, evidence, metrics, settings.lease_ttl_ms, spawn)
         guard = Guard(database, receipts, evidence, spawn, checker.check_again)
+        replay.suspect = guard.suspect
         shared = Context(settings, rules or Rules(), database, replay, InFlight(), metrics, receipts, guard)
         ready = health.Ready(database, settings)
         _watch(metrics, database, evidence, receipts)
         metrics.watch(
             "locum_server_rows_refused", "Rows that were not served: not as acknowledged.", lambda: guard.refused
         )
-        app = make_app(shared, ready)
-        routes_internal.add(app, token, database, receipts, checker)
+        app = make_app(shared, ready, session)
+        routes_internal.add(app, token, database, siblings, checker)
+        at = settings.listen_host, settings.listen_port
         try:
-            async with listening(app, settings.listen_host, settings.listen_port, shutdown_ms=_DRAIN_MS):
+            async with listening(app, *at, shutdown_ms=_DRAIN_MS, reuse_port=settings.reuse_port):
                 _start(spawn, session, token, shared, evidence, ready)
                 spawn(checker.run())
                 spawn(guard.run())
+                spawn(siblings.run())
                 yield shared
         finally:
             for task in running:
@@ -103,9 +110,9 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
             database.close()
 
 
-async def _load(receipts: Receipts) -> None:
+async def _load(receipts: Receipts, adopted: list[Path]) -> None:
     try:
-        damage = await asyncio.to_thread(receipts.load)
+        damage = await asyncio.to_thread(receipts.load, adopted)
     except OSError as error:
         raise ReceiptsUnreadable(f"the receipts cannot be read: {error}; mend {error.filename}") from error
     for place in damage:
@@ -124,14 +131,17 @@ async def _task_group() -> AsyncIterator[asyncio.TaskGroup]:
         raise
 
 
-def make_app(shared: Context, ready: health.Ready) -> web.Application:
+def make_app(shared: Context, ready: health.Ready, session: aiohttp.ClientSession) -> web.Application:
     """The HTTP interface."""
+    auth = shared.settings.auth
+    verifier = None if auth is None else Verifier(auth, functools.partial(keys_of, session, auth))
     app = web.Application(
         client_max_size=shared.settings.body_bytes_max,
         middlewares=[
             middleware.measured(shared.metrics),
             middleware.cors(shared.settings.cors_origins),
             middleware.errors,
+            permission.authenticated(verifier),
             middleware.formats,
         ],
     )

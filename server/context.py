@@ -14,6 +14,7 @@ from server.errors import Refusal
 from server.guard import Guard
 from server.idempotency import InFlight
 from server.metrics import Metrics
+from server.permission import ACCESS
 from server.receipts import Receipts
 from server.replay import Replay
 from server.scheduling import Rules
@@ -53,6 +54,11 @@ async def body(request: web.Request, until_s: float) -> bytes:
             return await request.read()
     except TimeoutError:
         raise Refusal(408, "timeout", "the body of the request did not come in time") from None
+
+
+def caller(request: web.Request) -> str:
+    """Who asks, for the audit: a word without patient data."""
+    return request[ACCESS].caller
 
 
 def now() -> datetime:

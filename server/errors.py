@@ -13,11 +13,19 @@ class Refusal(ServerError):
     """A request is answered with a 4xx or 5xx and an OperationOutcome.
 
     `issue` is a code of FHIR's issue-type value set; `detail` is Locum's own word for it (server/refusals.py);
-    `retry_after_s` becomes the header.
+    `retry_after_s` becomes the header, `challenge` WWW-Authenticate; `expression` is the FHIRPath of the element that is wrong.
     """
 
     def __init__(
-        self, status: int, issue: str, sentence: str, *, detail: str | None = None, retry_after_s: int | None = None
+        self,
+        status: int,
+        issue: str,
+        sentence: str,
+        *,
+        detail: str | None = None,
+        retry_after_s: int | None = None,
+        expression: str | None = None,
+        challenge: str | None = None,
     ) -> None:
         super().__init__(sentence)
         self.status = status
@@ -25,6 +33,8 @@ class Refusal(ServerError):
         self.sentence = sentence
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.expression = expression
+        self.challenge = challenge
 
 
 class TryAgain(ServerError):

@@ -21,6 +21,7 @@ from server import store
 from server.database import Database
 from server.errors import NotServing, TryAgain
 from server.evidence import Evidence
+from server.expected import Standing
 from server.link import Link
 from server.pool import Pool, Spawn
 from server.receipts import Receipts
@@ -95,6 +96,31 @@ class Guard:
             if link.endpoint.role is Role.PRIMARY:
                 self._suspect(receipt)
             raise WrongAnswer(f"{link.endpoint.name} shows an appointment that is {why}: it is not served")
+
+    def suspect(self, standing: Sequence[Standing]) -> None:
+        """One of these, which are in the way of a booking, is not there; which, the confirmation tells."""
+        for one in standing:
+            receipt = self._receipts.known_before(one.id, time.monotonic())
+            if receipt is not None:
+                self.refused += 1
+                self._suspect(receipt)
+
+    async def check_search(self, link: Link, kind: str, actor: str, rows: Sequence[Any], deadline_s: float) -> None:
+        """A search by this Patient or Practitioner leaves nobody out: of those who should fit and are not among the rows, none
+        has vanished from the primary. Raises WrongAnswer, and what a read raises."""
+        if link.endpoint.role is not Role.PRIMARY:
+            return
+        shown = {str(row["id"]) for row in rows}
+        standing = [one for one in self._receipts.expected.of_actor(kind, actor) if one.id not in shown]
+        receipts = [self._receipts.known_before(one.id, time.monotonic()) for one in standing]
+        asked = [{"id": one.id, "version": one.version, "digest": one.digest} for one in receipts if one is not None]
+        if not asked:
+            return
+        missing = await link.fetch(store.MISSING, msgspec.json.encode(asked).decode(), deadline_s=deadline_s)
+        gone = {str(row["id"]) for row in missing}
+        if gone:
+            self.suspect([one for one in standing if one.id in gone])
+            raise WrongAnswer(f"{link.endpoint.name} does not show what was acknowledged: nothing is served")
 
     async def run(self) -> None:
         """Compare receipts with the primary, some at a time, until cancelled."""
@@ -186,6 +212,7 @@ class Guard:
             else:
                 _log.error("server.row_nowhere", node=pool.endpoint.name, why=why)
                 self._given_up[receipt.id] = receipt.version
+                self._receipts.expected.forget(receipt.id)
                 self._doubted()
         finally:
             self._asking.discard(receipt.id)

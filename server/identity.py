@@ -5,6 +5,7 @@ A proposal's id carries its slot's id and nothing else, so that it means the sam
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -12,6 +13,7 @@ import uuid
 
 from server.errors import Refusal
 
+ANONYMOUS = "anonymous"
 _PROPOSAL = "prop-"
 _FHIR_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _KEY_CHARS_MAX = 255
@@ -62,6 +64,14 @@ def check_id(text: str) -> str:
     if not _FHIR_ID.fullmatch(text):
         raise Refusal(400, "value", f"{text[:80]!r} is not an id: 1 to 64 letters, digits, '-' and '.'")
     return text
+
+
+def kept_key(caller: str, header: str | None) -> str:
+    """The key under which a write is kept: nobody meets another caller's. Without a header, one of our own. Raises Refusal 400."""
+    if header is None:
+        return f"internal {uuid.uuid4()}"
+    key = parse_key(header)
+    return key if caller == ANONYMOUS else f"{hashlib.sha256(caller.encode()).hexdigest()[:32]} {key}"
 
 
 def parse_key(header: str) -> str:

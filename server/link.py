@@ -38,6 +38,8 @@ _SESSION = {
 }
 SEAL_BROKEN_SQLSTATE = "LC002"
 """What schema.sql raises over a row that does not fit its seal: it is held, as a row that is not served."""
+ROW_VANISHED_SQLSTATE = "LC003"
+"""What schema.sql raises when an appointment that was acknowledged, and is in the way of a booking, is not there."""
 REFUSED_SQLSTATE = "LC001"
 """What schema.sql raises on purpose; the message is a word of server/refusals.py."""
 _CONFLICTS = ("23P01", "40P01")
@@ -56,9 +58,10 @@ _NOT_SERVING = (
     "42883",
     "P0002",
     "LC002",
+    "LC003",
 )
 """Classes and codes of a node that cannot serve now: full, shutting down, I/O, damaged, read-only, still closed; and one whose
-indexes contradict its tables (P0002: schema.sql does not find the row that it has just written)."""
+indexes contradict its tables (P0002: schema.sql does not find the row that it has just written), or whose rows have vanished."""
 _DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _TORN_ERRORS = (*_DRIVER_ERRORS, AttributeError)
 """A connection that is dropped between two steps of a statement has no protocol any more: asyncpg then meets None."""

@@ -21,6 +21,7 @@ MAGIC = b"locum receipts 1\n"
 FILE_BYTES = 2 * 1024 * 1024
 _HEADER_BYTES = 8
 _RECORD_BYTES_MAX = 1024 * 1024
+_TAKEN_AT_ONCE = 500
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -47,8 +48,14 @@ def parse(data: bytes) -> tuple[list[Stored], int]:
     """Every whole record from the start on, and the offset behind the last one."""
     if not data.startswith(MAGIC):
         return [], 0
+    found, end = parse_on(data[len(MAGIC) :])
+    return found, len(MAGIC) + end
+
+
+def parse_on(data: bytes) -> tuple[list[Stored], int]:
+    """Every whole record of a piece that begins with one, and the offset behind the last."""
     found: list[Stored] = []
-    offset = len(MAGIC)
+    offset = 0
     while (record := _record_at(data, offset)) is not None:
         stored, offset = record
         found.append(stored)
@@ -105,6 +112,18 @@ class ReceiptFiles:
                 self._cut_off(number, end)
         self.prepare()
         return found, damage
+
+    def take_over(self, directory: Path) -> None:
+        """Everything that a worker which runs no more had kept, into files of our own; then its files are removed."""
+        other = ReceiptFiles(directory, self._file_bytes)
+        paths = [directory / other._path(number).name for number in sorted(other._numbers())]
+        stored = [item for path in paths for item in parse(path.read_bytes())[0]]
+        for start in range(0, len(stored), _TAKEN_AT_ONCE):
+            self.append(stored[start : start + _TAKEN_AT_ONCE])
+            if self.is_next_due():
+                self.prepare()
+        for path in paths:
+            path.unlink()
 
     def look_up(self, wanted: dict[str, int]) -> dict[str, Stored]:
         """The stored receipts of these ids and versions, as far as their files still have them. May be called from any

@@ -18,9 +18,10 @@ import msgspec
 import structlog
 
 from replication.model import Receipt
+from server.expected import Expected
 from server.receipt_file import FILE_BYTES, Damage, ReceiptFiles, Stored
 from server.seal import Seal, SealBroken
-from server.store import Kept
+from server.store import AppointmentRow, Kept
 
 _log = structlog.get_logger()
 
@@ -45,11 +46,14 @@ class Receipts:
         self, directory: Path, seal: Seal, changed: Callable[[str | None], None], *, file_bytes: int = FILE_BYTES
     ) -> None:
         self.problem: str | None = None
+        self.expected = Expected()
         self.batches = 0
         self._files = ReceiptFiles(directory, file_bytes)
         self._seal = seal
         self._changed = changed
         self._newest: dict[str, Receipt] = {}
+        self._learned: dict[str, tuple[Receipt, float]] = {}
+        """What other workers of this host have acknowledged, and since when it is known here."""
         self._known_s: dict[str, float] = {}
         """Since when the newest version is known (time.monotonic)."""
         self._seen_at: dict[str, Noted] = {}
@@ -60,12 +64,22 @@ class Receipts:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._write_all, name="receipts", daemon=True)
 
-    def load(self) -> list[Damage]:
-        """Read what an earlier server kept, and begin to write. Blocks. Raises OSError."""
+    def load(self, adopted: Iterable[Path] = ()) -> list[Damage]:
+        """Read what an earlier server kept, and begin to write. `adopted`: directories of workers that run no more, whose
+        receipts become this one's. Blocks. Raises OSError."""
         found, damage = self._files.read()
+        if adopted:
+            for directory in adopted:
+                self._files.take_over(directory)
+            self._files.close()
+            found, again = self._files.read()
+            damage += again
         for number, stored in found.items():
             for item in stored:
                 self._note(number, item.receipt)
+        for item in (item for stored in found.values() for item in stored):
+            if self._newest[item.receipt.id] == item.receipt:
+                self._expect(item)
         self._thread.start()
         return damage
 
@@ -78,6 +92,7 @@ class Receipts:
         row = kept.appointment
         receipt = Receipt(str(row.id), row.version, kept.timeline, kept.insert_lsn, kept.digest)
         stored = Stored(receipt, self._seal.close(msgspec.json.encode(row), receipt.id))
+        self.expected.note(row)
         written: asyncio.Future[None] = self._loop.create_future()
         self._queue.put((stored, written))
         done, _ = await asyncio.wait({written}, timeout=DEADLINE_S)
@@ -104,7 +119,24 @@ class Receipts:
     def known_before(self, name: str, moment_s: float) -> Receipt | None:
         """The newest receipt of an id, when it was known before this moment: a question that began then must show it."""
         receipt = self._newest.get(name)
-        return receipt if receipt is not None and self._known_s[name] < moment_s else None
+        own = receipt if receipt is not None and self._known_s[name] < moment_s else None
+        learned, learned_s = self._learned.get(name, (None, 0.0))
+        if learned is None or learned_s >= moment_s or (own is not None and own.version >= learned.version):
+            return own
+        return learned
+
+    def learn(self, stored: Iterable[Stored], forgotten: Iterable[str]) -> None:
+        """What other workers have acknowledged, and what they keep no more."""
+        now_s = time.monotonic()
+        for name in forgotten:
+            self._learned.pop(name, None)
+            if name not in self._newest:
+                self.expected.forget(name)
+        for item in stored:
+            known, _ = self._learned.get(item.receipt.id, (None, 0.0))
+            if known is None or known.version < item.receipt.version:
+                self._learned[item.receipt.id] = (item.receipt, now_s)
+                self._expect(item)
 
     def seen(self, checked: Iterable[Receipt], noted: Noted) -> None:
         """These rows were found on the primary: all of them lie below what it had flushed afterwards."""
@@ -127,6 +159,7 @@ class Receipts:
                 if name in self._newest and self._newest[name].version <= version:
                     del self._newest[name]
                     del self._known_s[name]
+                    self.expected.forget(name)
                     self._seen_at.pop(name, None)
             _log.info("server.receipts_certified", file=number, receipts=len(members))
 
@@ -150,6 +183,13 @@ class Receipts:
         self._know(receipt)
         members = self._in_file.setdefault(number, {})
         members[receipt.id] = max(receipt.version, members.get(receipt.id, 0))
+
+    def _expect(self, stored: Stored) -> None:
+        try:
+            row = self._seal.open(stored.row, stored.receipt.id)
+            self.expected.note(msgspec.json.decode(row, type=AppointmentRow))
+        except (SealBroken, msgspec.DecodeError) as error:
+            _log.error("server.receipt_unreadable", error=type(error).__name__)
 
     def _fails(self, problem: str) -> None:
         if self.problem is None:

@@ -6,15 +6,18 @@ read that failed runs again too, on the primary or, while there is none, on a st
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import asyncpg
 import msgspec
 
+from server import store
 from server.barrier import Barrier
+from server.batch import Alone, Batcher, Member, Results
 from server.database import Database
 from server.errors import (
     ConnectionLost,
@@ -24,14 +27,19 @@ from server.errors import (
     OutcomeUnknown,
     Refusal,
     TryAgain,
+    UnexpectedDatabaseError,
 )
 from server.evidence import Evidence
-from server.link import Link
+from server.expected import Standing
+from server.link import ROW_VANISHED_SQLSTATE, Link
 from server.metrics import Metrics
-from server.pool import Pool
+from server.pool import Pool, Spawn
 from server.retries import once_more_after_deadlock, replaying
+from server.store import Kept
 
 T = TypeVar("T")
+
+Expect = Callable[[], list[Standing]]
 
 _STANDBY_AFTER_S = 0.25
 """A failover is shorter: until then a read waits for the new primary instead of asking the candidate."""
@@ -51,20 +59,37 @@ class Answer(msgspec.Struct, Generic[T], frozen=True):
 class Replay:
     """The one way from a request to the database."""
 
-    def __init__(self, database: Database, evidence: Evidence, metrics: Metrics, lease_ttl_ms: int) -> None:
+    def __init__(
+        self, database: Database, evidence: Evidence, metrics: Metrics, lease_ttl_ms: int, spawn: Spawn
+    ) -> None:
+        self.suspect: Callable[[Sequence[Standing]], None] = lambda _standing: None
+        """Told what the primary does not show although it was acknowledged."""
+        self._spawn = spawn
+        self._batcher: tuple[Pool, Batcher] | None = None
         self._database = database
         self._evidence = evidence
         self._metrics = metrics
         self._lease_ttl_s = lease_ttl_ms / 1000
 
-    async def write(self, sql: str, args: tuple[object, ...], until_s: float) -> Any:
-        """The value of a statement that commits exactly once, given by `until_s` (time.monotonic).
+    async def write(self, sql: str, args: tuple[object, ...], until_s: float, expect: Expect | None = None) -> Any:
+        """The value of a statement that commits exactly once, given by `until_s` (time.monotonic). `expect`: asked at each try
+        for the appointments that are in its way; they become the last argument.
 
         It must be safe to run again (an idempotency row, or idempotent by itself). Raises Refusal 503,
         DatabaseConflict, or the asyncpg.PostgresError of a refusal.
         """
         try:
-            return await replaying(until_s - time.monotonic())(self._write_once, sql, args, until_s)
+            return await replaying(until_s - time.monotonic())(self._write_once, sql, args, until_s, expect)
+        except TryAgain as error:
+            raise _unavailable(error) from error
+
+    async def take(self, member: Member, expect: Expect, until_s: float) -> Kept | str:
+        """What is kept of a new appointment, or the word of its refusal: written with others that come at the same time.
+
+        Raises Refusal 503, or Alone when it must be written by itself.
+        """
+        try:
+            return await replaying(until_s - time.monotonic())(self._take_once, member, expect, until_s)
         except TryAgain as error:
             raise _unavailable(error) from error
 
@@ -79,16 +104,47 @@ class Replay:
             self._metrics.stale_reads.inc()
         return answer
 
-    async def _write_once(self, sql: str, args: tuple[object, ...], until_s: float) -> Any:
+    async def _take_once(self, member: Member, expect: Expect, until_s: float) -> Kept | str:
         pool = await self._database.writable(until_s)
         if pool is None:
             raise NoConnection("there is no primary that takes writes")
+        if self._batcher is None or self._batcher[0] is not pool:
+            self._batcher = pool, Batcher(functools.partial(self._send_batch, pool), self._spawn)
+        self._evidence.flight_changed(1)
+        try:
+            found = await self._batcher[1].submit(member, expect, until_s)
+        finally:
+            self._evidence.flight_changed(-1)
+        if isinstance(found, str):
+            await _prove(self._database.barrier, until_s)
+        return found
+
+    async def _send_batch(
+        self, pool: Pool, members: Sequence[Member], expected: list[Standing], until_s: float
+    ) -> Results:
+        args = msgspec.json.encode(members).decode(), _encoded(expected)
+        try:
+            async with pool.link(until_s - time.monotonic()) as link:
+                if self._database.is_held:
+                    raise NoConnection("a switchover has begun")
+                value = await self._send(pool, link, store.TAKE_MANY, args, until_s, expected)
+        except (DatabaseConflict, UnexpectedDatabaseError, asyncpg.PostgresError) as error:
+            raise Alone from error
+        return msgspec.json.decode(value, type=Results)
+
+    async def _write_once(self, sql: str, args: tuple[object, ...], until_s: float, expect: Expect | None) -> Any:
+        pool = await self._database.writable(until_s)
+        if pool is None:
+            raise NoConnection("there is no primary that takes writes")
+        expected = expect() if expect is not None else []
+        if expect is not None:
+            args = (*args, _encoded(expected))
         self._evidence.flight_changed(1)
         try:
             async with pool.link(until_s - time.monotonic()) as link:
                 if self._database.is_held:
                     raise NoConnection("a switchover has begun")
-                return await once_more_after_deadlock()(self._send, pool, link, sql, args, until_s)
+                return await once_more_after_deadlock()(self._send, pool, link, sql, args, until_s, expected)
         except (DatabaseConflict, asyncpg.PostgresError):
             # A refusal is a read's answer: it must not come from a primary that has been superseded.
             await _prove(self._database.barrier, until_s)
@@ -96,13 +152,23 @@ class Replay:
         finally:
             self._evidence.flight_changed(-1)
 
-    async def _send(self, pool: Pool, link: Link, sql: str, args: tuple[object, ...], until_s: float) -> Any:
+    async def _send(
+        self,
+        pool: Pool,
+        link: Link,
+        sql: str,
+        args: tuple[object, ...],
+        until_s: float,
+        expected: Sequence[Standing] = (),
+    ) -> Any:
         began_s = time.monotonic()
         attempt = self._evidence.write_started()
         try:
             value = await link.write(sql, *args, deadline_s=until_s - began_s)
         except (ConnectionLost, NotServing) as error:
             self._evidence.write_failed(attempt, error)
+            if isinstance(error, NotServing) and error.sqlstate == ROW_VANISHED_SQLSTATE:
+                self.suspect(expected)
             if isinstance(error, NotServing) and error.sqlstate == _DISK_FULL:
                 raise _unavailable(error, "the database's disk is full: nothing was booked") from error
             self._metrics.unknown_outcomes.inc()
@@ -179,6 +245,10 @@ class _Reader(Generic[T]):
                 raise NotServing(f"{pool.endpoint.name} has replayed nothing yet: nobody knows how old its rows are")
             value = await self._query(link, self._until_s - time.monotonic())
         return Answer(value, max(0, math.ceil(row["age_s"])))
+
+
+def _encoded(expected: Sequence[Standing]) -> str | None:
+    return msgspec.json.encode(expected).decode() if expected else None
 
 
 async def _prove(barrier: Barrier | None, until_s: float) -> None:

@@ -40,9 +40,11 @@ def bundle_of_one(request: web.Request, row: AppointmentRow, status: int) -> web
 def refused(refusal: Refusal) -> web.Response:
     """A refusal as a bare OperationOutcome (IHE puts it into a Bundle: a declared deviation)."""
     headers = {} if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
-    return fhir_response(
-        outcome(refusal.issue, refusal.sentence, detail=refusal.detail or refusal.issue), refusal.status, headers
-    )
+    if refusal.challenge is not None:
+        headers["WWW-Authenticate"] = refusal.challenge
+    detail = refusal.detail or refusal.issue
+    made = outcome(refusal.issue, refusal.sentence, detail=detail, expression=refusal.expression)
+    return fhir_response(made, refusal.status, headers)
 
 
 def refused_by_http(error: web.HTTPException) -> web.Response:
@@ -56,19 +58,17 @@ def refused_by_http(error: web.HTTPException) -> web.Response:
     return fhir_response(outcome(_ISSUES.get(error.status, "processing"), sentence), error.status, headers)
 
 
-def outcome(issue: str, sentence: str, *, detail: str | None = None) -> fhir.Resource:
-    """An OperationOutcome with one issue; `detail` is Locum's own word."""
-    return {
-        "resourceType": "OperationOutcome",
-        "issue": [
-            {
-                "severity": "error",
-                "code": issue,
-                "details": {"coding": [{"system": ISSUE_SYSTEM, "code": detail or issue}], "text": sentence},
-                "diagnostics": sentence,
-            }
-        ],
+def outcome(issue: str, sentence: str, *, detail: str | None = None, expression: str | None = None) -> fhir.Resource:
+    """An OperationOutcome with one issue; `detail` is Locum's own word, `expression` points at the element (FHIRPath)."""
+    found: dict[str, Any] = {
+        "severity": "error",
+        "code": issue,
+        "details": {"coding": [{"system": ISSUE_SYSTEM, "code": detail or issue}], "text": sentence},
+        "diagnostics": sentence,
     }
+    if expression is not None:
+        found["expression"] = [expression]
+    return {"resourceType": "OperationOutcome", "issue": [found]}
 
 
 def etag(version: int) -> str:

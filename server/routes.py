@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from server import capability, routes_book, routes_find, routes_read
+from server.permission import needs
 
 _REFERENCED = "{kind:Practitioner|Location|Schedule}"
 
@@ -12,14 +13,14 @@ _REFERENCED = "{kind:Practitioner|Location|Schedule}"
 def add(app: web.Application) -> None:
     """Register every route under /fhir, and /openapi.json."""
     router = app.router
-    router.add_post("/fhir/Appointment/$find", routes_find.find)
-    router.add_post("/fhir/Appointment/$hold", routes_book.hold)
+    router.add_post("/fhir/Appointment/$find", needs("Appointment", "s", routes_find.find))
+    router.add_post("/fhir/Appointment/$hold", needs("Appointment", "c", routes_book.hold))
     router.add_post("/fhir/Appointment/$book", routes_book.book)
-    router.add_get("/fhir/Appointment", routes_read.search_appointments)
-    router.add_get("/fhir/Appointment/{id}", routes_read.read_appointment)
-    router.add_get("/fhir/Slot", routes_read.search_slots)
-    router.add_get("/fhir/Slot/{id}", routes_read.read_slot)
-    router.add_get("/fhir/Patient/{id}", routes_read.read_patient)
+    router.add_get("/fhir/Appointment", needs("Appointment", "s", routes_read.search_appointments))
+    router.add_get("/fhir/Appointment/{id}", needs("Appointment", "r", routes_read.read_appointment))
+    router.add_get("/fhir/Slot", needs("Slot", "s", routes_read.search_slots))
+    router.add_get("/fhir/Slot/{id}", needs("Slot", "r", routes_read.read_slot))
+    router.add_get("/fhir/Patient/{id}", needs("Patient", "r", routes_read.read_patient))
     router.add_get("/fhir/metadata", capability.metadata)
     router.add_get(f"/fhir/{_REFERENCED}", routes_read.search_referenced)
     router.add_get(f"/fhir/{_REFERENCED}/{{id}}", routes_read.read_referenced)

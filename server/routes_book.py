@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-import uuid
 from collections.abc import Callable
 
 import asyncpg
 import msgspec
 from aiohttp import web
 
-from server import context, store
+from server import context, permission, store
+from server.batch import Alone, Member
 from server.context import Context
 from server.errors import DatabaseConflict, Refusal
 from server.idempotency import digest
-from server.identity import parse_key, uuid7
+from server.identity import kept_key, uuid7
 from server.refusals import refusal, refusal_for, refusal_for_conflict
-from server.requests import Booking, parse_booking, parse_parameters, parse_version
+from server.replay import Expect
+from server.requests import Booking, Patient, parse_booking, parse_parameters, parse_version
 from server.responses import bundle_of_one
 from server.scheduling import FROM, Intent, Status, earliest_start, hold_until, intent
 
@@ -30,9 +32,26 @@ class Claim(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-Statement = tuple[str, tuple[object, ...]]
-"""SQL and its arguments."""
-_Make = Callable[[Context, Claim, Booking, int | None], Statement]
+class Statement(msgspec.Struct, frozen=True):
+    """A write by itself; `expect`: what is in its way, its last argument. `member`: the same as one of many."""
+
+    sql: str
+    args: tuple[object, ...]
+    expect: Expect | None = None
+    member: Member | None = None
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One request to write, made plain. `owner`: the patient to whom the caller is confined."""
+
+    claim: Claim
+    agent: str
+    owner: str | None
+    booking: Booking
+    if_match: int | None
+
+
+_Make = Callable[[Context, Asked], Statement]
 
 
 async def book(request: web.Request) -> web.StreamResponse:
@@ -49,15 +68,16 @@ async def _write(request: web.Request, make: _Make) -> web.StreamResponse:
     shared, until_s = context.of(request), context.deadline_s(request)
     body = await context.body(request, until_s)
     header = request.headers.get("Idempotency-Key")
-    claim = Claim(
-        parse_key(header) if header is not None else f"internal {uuid.uuid4()}",
-        digest(request.method, request.path, body),
-    )
+    caller = context.caller(request)
+    claim = Claim(kept_key(caller, header), digest(request.method, request.path, body))
     booking = parse_booking(parse_parameters(body))
-    sql, args = make(shared, claim, booking, _if_match(request))
+    action = "c" if booking.appointment is None else "u"
+    permission.require(request, "Appointment", action)
+    owner = permission.only_patient(request, "Appointment", action)
+    statement = make(shared, Asked(claim, caller, owner, _for_owner(booking, owner), _if_match(request)))
     async with shared.in_flight.only(claim.key, claim.digest, until_s):
         try:
-            kept = store.decode_kept(await shared.replay.write(sql, args, until_s))
+            kept = await _kept(shared, statement, until_s)
         except DatabaseConflict as error:
             raise refusal_for_conflict(error) from error
         except asyncpg.PostgresError as error:
@@ -66,51 +86,97 @@ async def _write(request: web.Request, make: _Make) -> web.StreamResponse:
     return bundle_of_one(request, kept.appointment, kept.status)
 
 
-def _book_statement(shared: Context, claim: Claim, booking: Booking, if_match: int | None) -> Statement:
+def _for_owner(booking: Booking, owner: str | None) -> Booking:
+    """A patient books for nobody else: without a patient in the request it is the caller. Raises Refusal 403."""
+    if owner is None:
+        return booking
+    if booking.patient is not None and booking.patient.id != owner:
+        raise Refusal(
+            403, "forbidden", "the token's patient may book for nobody else", expression="Appointment.participant"
+        )
+    return booking if booking.patient is not None else msgspec.structs.replace(booking, patient=Patient(owner))
+
+
+async def _kept(shared: Context, statement: Statement, until_s: float) -> store.Kept:
+    """What was written. Raises Refusal, DatabaseConflict, or the asyncpg.PostgresError of a refusal."""
+    if statement.member is not None and statement.expect is not None:
+        with contextlib.suppress(Alone):
+            found = await shared.replay.take(statement.member, statement.expect, until_s)
+            if isinstance(found, str):
+                raise refusal(found)
+            return found
+    return store.decode_kept(await shared.replay.write(statement.sql, statement.args, until_s, statement.expect))
+
+
+def _book_statement(shared: Context, asked: Asked) -> Statement:
+    claim, booking, if_match = asked.claim, asked.booking, asked.if_match
     wanted = intent(booking.status, exists=booking.appointment is not None)
     if wanted is None:
         raise Refusal(422, "business-rule", f"$book cannot be asked for status {booking.status.value} here")
     if wanted is Intent.NEW:
         if booking.patient is None:
             raise refusal("patient-missing")
-        return _take(shared, claim, booking, Status.BOOKED)
+        return _take(shared, asked, Status.BOOKED)
     who, start = booking.patient, (*claim_of(claim), booking.appointment, if_match, booking.version)
     origin = [status.value for status in FROM[wanted]]
     patient_id = who.id if who else None
+    expect, by = _expect(shared, booking), (asked.owner, asked.agent, uuid7())
     if wanted is Intent.CONFIRM:
-        return store.CONFIRM, (*start, origin, patient_id, who.name if who else None, booking.comment)
+        args = (*start, origin, patient_id, who.name if who else None, booking.comment, *by)
+        return Statement(store.CONFIRM, args, expect)
     if wanted is Intent.CANCEL:
-        return store.CANCEL, (*start, origin, booking.comment)
+        return Statement(store.CANCEL, (*start, origin, booking.comment, *by))
     earliest = earliest_start(context.now(), shared.rules)
     target = (booking.slot, booking.practitioner, booking.start)
-    return store.CHANGE, (*start, origin, patient_id, *target, booking.comment, earliest)
+    return Statement(store.CHANGE, (*start, origin, patient_id, *target, booking.comment, earliest, *by), expect)
 
 
-def _hold_statement(shared: Context, claim: Claim, booking: Booking, if_match: int | None) -> Statement:
+def _expect(shared: Context, booking: Booking) -> Expect:
+    """Asked at each try: what a person was told of meanwhile is in nobody's way any more."""
+    slot, patient, own = booking.slot, booking.patient.id if booking.patient else None, str(booking.appointment)
+    known = shared.receipts.expected
+    return lambda: [one for one in known.in_the_way(slot, patient) if one.id != own]
+
+
+def _hold_statement(shared: Context, asked: Asked) -> Statement:
+    booking, if_match = asked.booking, asked.if_match
     if booking.appointment is not None:
         raise refusal("duplicate")
     if booking.status not in (Status.PENDING, Status.PROPOSED) or if_match is not None:
         raise Refusal(422, "business-rule", "$hold takes a proposed appointment, which has no version yet")
-    return _take(shared, claim, booking, Status.PENDING)
+    return _take(shared, asked, Status.PENDING)
 
 
-def _take(shared: Context, claim: Claim, booking: Booking, status: Status) -> Statement:
+def _take(shared: Context, asked: Asked, status: Status) -> Statement:
+    claim, booking = asked.claim, asked.booking
     if booking.slot is None and (booking.start is None or booking.practitioner is None):
         raise Refusal(422, "required", "a new appointment needs a slot, or a start and a Practitioner")
     now, who = context.now(), booking.patient
-    return store.TAKE, (
-        *claim_of(claim),
-        uuid7(),
-        status.value,
-        booking.slot,
-        booking.practitioner,
-        booking.start,
-        who.id if who else None,
-        who.name if who else None,
-        booking.comment,
-        earliest_start(now, shared.rules),
-        hold_until(now, shared.rules) if status is Status.PENDING else None,
-    )
+    patient, name = (who.id, who.name) if who is not None else (None, None)
+    appointment, audit = uuid7(), uuid7()
+    earliest, until = earliest_start(now, shared.rules), hold_until(now, shared.rules)
+    held_until = until if status is Status.PENDING else None
+    target = (booking.slot, booking.practitioner, booking.start)
+    rest = (patient, name, booking.comment, earliest, held_until, asked.agent, audit)
+    args = (*claim_of(claim), appointment, status.value, *target, *rest)
+    member = None
+    if booking.slot is not None and booking.start is None:
+        member = Member(
+            key=claim.key,
+            digest=claim.digest.hex(),
+            id=appointment,
+            status=status.value,
+            slot=booking.slot,
+            practitioner=booking.practitioner,
+            patient=patient,
+            patient_name=name,
+            comment=booking.comment,
+            not_before=earliest,
+            hold_until=held_until,
+            agent=asked.agent,
+            audit=audit,
+        )
+    return Statement(store.TAKE, args, _expect(shared, booking), member)
 
 
 def claim_of(claim: Claim) -> tuple[str, bytes]:

@@ -12,7 +12,7 @@ from replication.wire.http import has_token, json_response, no_token, read_json
 from server.database import Database
 from server.errors import NoConnection
 from server.receipt_check import ReceiptChecker
-from server.receipts import Receipts
+from server.siblings import Siblings
 
 _CHECK_DEADLINE_S = 60.0
 
@@ -23,11 +23,17 @@ class CheckWanted(msgspec.Struct, frozen=True):
     expected_term: int
 
 
-def add(app: web.Application, token: str, database: Database, receipts: Receipts, checker: ReceiptChecker) -> None:
+def add(app: web.Application, token: str, database: Database, siblings: Siblings, checker: ReceiptChecker) -> None:
     """Register the routes."""
 
     async def show(request: web.Request) -> web.StreamResponse:
-        return json_response({"receipts": receipts.newest()}) if has_token(request, token) else no_token()
+        if not has_token(request, token):
+            return no_token()
+        try:
+            return json_response({"receipts": await siblings.all()})
+        except OSError as error:
+            sentence = f"receipts of this host cannot be read: {error.strerror}"
+            return json_response({"error": "unreadable", "sentence": sentence}, 503, {"Retry-After": "2"})
 
     async def check(request: web.Request) -> web.StreamResponse:
         if not has_token(request, token):

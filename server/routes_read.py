@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from server import context, fhir, searching, store
+from server import context, fhir, permission, searching, store
 from server.errors import Refusal
 from server.identity import check_id, parse_uuid
 from server.link import Link
@@ -28,11 +28,13 @@ async def read_appointment(request: web.Request) -> web.StreamResponse:
     found = parse_uuid(request.match_info["id"])
     if found is None:
         raise _unknown(request)
-    statement = _guarded(request, str(found), store.APPOINTMENT, found)
+    statement = _guarded(request, str(found), None, store.APPOINTMENT, found)
     answer = await context.of(request).replay.read(statement, until_s)
     if not answer.value:
         raise _unknown(request)
     row = store.decode_appointment(answer.value[0]["row"])
+    if not _may_see(request, row.patient_id):
+        raise _unknown(request)
     headers = {"ETag": etag(row.version), **stale_header(answer.stale_s)}
     if request.headers.get("If-None-Match") == etag(row.version):
         return web.Response(status=304, headers=headers)
@@ -46,9 +48,15 @@ async def search_appointments(request: web.Request) -> web.StreamResponse:
     part = searching.page(query)
     low, high = searching.bounds(query.getall("date", []))
     patient, practitioner, location = _actors(query)
+    own = permission.only_patient(request, "Appointment", "s")
+    if own is not None and patient not in (None, own):
+        return _bundle(request, [], part, 0, None)
+    patient = own or patient
+    actor = ("Patient", patient) if patient is not None else ("Practitioner", practitioner)
     statement = _guarded(
         request,
         None,
+        actor,
         store.APPOINTMENTS,
         patient,
         practitioner,
@@ -114,6 +122,7 @@ async def search_slots(request: web.Request) -> web.StreamResponse:
 
 async def read_referenced(request: web.Request) -> web.StreamResponse:
     """GET /fhir/{Practitioner,Location,Schedule}/[id]."""
+    permission.require(request, request.match_info["kind"], "r")
     until_s = context.deadline_s(request)
     sql, shape = _REFERENCED[request.match_info["kind"]]
     answer = await context.of(request).replay.read(store.query(sql, check_id(request.match_info["id"])), until_s)
@@ -125,6 +134,7 @@ async def read_referenced(request: web.Request) -> web.StreamResponse:
 async def search_referenced(request: web.Request) -> web.StreamResponse:
     """GET /fhir/{Practitioner,Location,Schedule}: all of them, or one by _id."""
     until_s, query, kind = context.deadline_s(request), request.query, request.match_info["kind"]
+    permission.require(request, kind, "s")
     searching.check_known(kind, query)
     part = searching.page(query)
     sql, shape = _REFERENCED[kind]
@@ -141,12 +151,19 @@ async def read_patient(request: web.Request) -> web.StreamResponse:
     until_s = context.deadline_s(request)
     wanted = check_id(request.match_info["id"])
     answer = await context.of(request).replay.read(store.query(store.PATIENT, wanted), until_s)
-    if not answer.value:
+    if not answer.value or permission.only_patient(request, "Patient", "r") not in (None, wanted):
         raise _unknown(request)
     return fhir_response(fhir.patient(answer.value[0]), headers=stale_header(answer.stale_s))
 
 
-def _guarded(request: web.Request, wanted: str | None, sql: str, *args: object) -> Any:
+def _may_see(request: web.Request, patient: str | None) -> bool:
+    """Somebody else's appointment is not there for a patient."""
+    return permission.only_patient(request, "Appointment", "r") in (None, patient)
+
+
+def _guarded(
+    request: web.Request, wanted: str | None, actor: tuple[str, str | None] | None, sql: str, *args: object
+) -> Any:
     """A read of appointments whose rows are checked against the receipts before they are answered."""
     guard = context.of(request).guard
 
@@ -154,6 +171,8 @@ def _guarded(request: web.Request, wanted: str | None, sql: str, *args: object) 
         began_s = time.monotonic()
         rows = await link.fetch(sql, *args, deadline_s=deadline_s)
         guard.check(link, rows, began_s, wanted=wanted)
+        if actor is not None and actor[1] is not None:
+            await guard.check_search(link, actor[0], actor[1], rows, deadline_s)
         return rows
 
     return run

@@ -85,6 +85,18 @@ CREATE TABLE IF NOT EXISTS idempotency (
     touched_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 70);
 
+-- Who did what to whose appointment: written in the transaction of what was done (FHIR R4 AuditEvent, IHE ATNA).
+-- action: C, R, U, D, E as in http://hl7.org/fhir/audit-event-action.
+CREATE TABLE IF NOT EXISTS audit_event (
+    id uuid PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    agent text NOT NULL,
+    action text NOT NULL CHECK (action IN ('C', 'R', 'U', 'D', 'E')),
+    operation text NOT NULL,
+    entity text NOT NULL,
+    patient_id text
+);
+
 CREATE OR REPLACE VIEW appointment_full AS
 SELECT a.id, a.version, a.status, a.slot_id, lower(a.during) AS starts_at, upper(a.during) AS ends_at,
        a.practitioner_id, p.given || ' ' || p.family AS practitioner_name, p.specialty_code, p.specialty,
@@ -143,8 +155,10 @@ BEGIN
     NEW.seal := locum_seal(NEW);
     RETURN NEW;
 END $$;
-CREATE OR REPLACE TRIGGER appointment_sealed BEFORE INSERT OR UPDATE ON appointment
+CREATE OR REPLACE TRIGGER appointment_sealed BEFORE UPDATE ON appointment
     FOR EACH ROW EXECUTE FUNCTION locum_sealing();
+CREATE OR REPLACE TRIGGER appointment_sealed_first BEFORE INSERT ON appointment
+    FOR EACH ROW WHEN (NEW.seal IS NULL) EXECUTE FUNCTION locum_sealing();  -- locum_take_many seals by itself
 
 -- Receipts [{"id", "version", "digest"}] against the rows: those whose row is missing, older, or altered.
 CREATE OR REPLACE FUNCTION locum_missing(p_receipts jsonb) RETURNS TABLE (id uuid, why text) LANGUAGE sql STABLE AS $$
@@ -189,14 +203,31 @@ BEGIN
     RETURN stored.answer;
 END $$;
 
-CREATE OR REPLACE FUNCTION locum_keep(p_key text, p_id uuid, p_http_status integer) RETURNS jsonb LANGUAGE plpgsql AS $$
+DROP FUNCTION IF EXISTS locum_keep(text, uuid, integer);
+CREATE OR REPLACE FUNCTION locum_keep(
+    p_key text, p_id uuid, p_http_status integer, p_agent text, p_audit uuid, p_action text, p_operation text
+) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     made jsonb;
 BEGIN
     SELECT jsonb_build_object('status', p_http_status, 'appointment', to_jsonb(f), 'digest', locum_digest(a)) INTO STRICT made
     FROM appointment_full f JOIN appointment a ON a.id = f.id WHERE f.id = p_id;
     UPDATE idempotency SET answer = made WHERE key = p_key;
+    INSERT INTO audit_event (id, agent, action, operation, entity, patient_id)
+    VALUES (p_audit, p_agent, p_action, p_operation, 'Appointment/' || p_id, made #>> '{appointment,patient_id}');
     RETURN made;
+END $$;
+
+-- Appointments that were acknowledged and stand in the way of this write, as far as the server remembers: [{"id", "version"}]. An
+-- index that does not show one of them would let two people in at once.
+CREATE OR REPLACE FUNCTION locum_expect(p_expected jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_expected IS NOT NULL AND EXISTS (
+        SELECT FROM jsonb_to_recordset(p_expected) AS e (id uuid, version integer) LEFT JOIN appointment a ON a.id = e.id
+        WHERE a.id IS NULL OR a.version < e.version
+    ) THEN
+        RAISE EXCEPTION USING ERRCODE = 'LC003', MESSAGE = 'acknowledged_row_missing';
+    END IF;
 END $$;
 
 -- Those who want the same slot or patient go one after the other. Without it two of them would wait for each other in
@@ -261,9 +292,11 @@ BEGIN
 END $$;
 
 -- $hold, and $book of something new: one appointment in a free slot.
+DROP FUNCTION IF EXISTS locum_take(text, bytea, uuid, text, uuid, text, timestamptz, text, text, text, timestamptz, timestamptz);
 CREATE OR REPLACE FUNCTION locum_take(
     p_key text, p_digest bytea, p_id uuid, p_status text, p_slot uuid, p_practitioner text, p_start timestamptz,
-    p_patient text, p_patient_name text, p_comment text, p_not_before timestamptz, p_hold_until timestamptz
+    p_patient text, p_patient_name text, p_comment text, p_not_before timestamptz, p_hold_until timestamptz,
+    p_agent text, p_audit uuid, p_expected jsonb
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     stored jsonb := locum_claim(p_key, p_digest);
@@ -278,23 +311,111 @@ BEGIN
     END IF;
     PERFORM locum_queue(s.id, p_patient);
     PERFORM locum_end_holds();
+    PERFORM locum_expect(p_expected);
     PERFORM locum_know_patient(p_patient, p_patient_name);
     INSERT INTO appointment (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, comment,
                              hold_expires_at, created_at, updated_at)
     VALUES (p_id, 1, p_status, s.id, s.practitioner_id, s.location_id, p_patient, tstzrange(s.starts_at, s.ends_at),
             p_comment, p_hold_until, clock_timestamp(), clock_timestamp());
-    RETURN locum_keep(p_key, p_id, 201);
+    RETURN locum_keep(p_key, p_id, 201, p_agent, p_audit, 'C', CASE p_status WHEN 'pending' THEN 'hold' ELSE 'book' END);
 END $$;
 
--- The row to be changed, locked; refused when the client looked at another version, or names another patient.
-CREATE OR REPLACE FUNCTION locum_lock_appointment(p_id uuid, p_if_match integer, p_version integer, p_patient text)
+-- Whether nobody is in the way of this slot, for its practitioner or its room.
+CREATE OR REPLACE FUNCTION locum_is_free(p_slot uuid) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT NOT EXISTS (
+        SELECT FROM slot s JOIN appointment a ON a.during && tstzrange(s.starts_at, s.ends_at)
+            AND (a.practitioner_id = s.practitioner_id OR a.location_id = s.location_id)
+        WHERE s.id = p_slot AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled'));
+$$;
+
+-- Many new appointments in one transaction, each with its own result: [{"n", "kept"}] or [{"n", "refused"}], in the order of the
+-- members. The same rules as locum_take, as sets instead of row by row. Members name their slot by its id. What it does not
+-- decide (a key that is claimed twice at once, a deadlock) is an error of the whole, and each is then written alone.
+CREATE OR REPLACE FUNCTION locum_take_many(p_members jsonb, p_expected jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    results jsonb;
+BEGIN
+    PERFORM pg_advisory_xact_lock(wanted.lock) FROM (
+        SELECT DISTINCT hashtextextended(said.kind || said.id, 0) AS lock
+        FROM jsonb_to_recordset(p_members) AS m (slot text, patient text)
+        CROSS JOIN LATERAL (VALUES ('slot ', m.slot), ('patient ', m.patient)) AS said (kind, id)
+        WHERE said.id IS NOT NULL ORDER BY 1
+    ) AS wanted;
+    IF EXISTS (SELECT FROM appointment WHERE status = 'pending' AND hold_expires_at <= clock_timestamp()) THEN
+        PERFORM locum_end_holds();
+    END IF;
+    PERFORM locum_expect(p_expected);
+    INSERT INTO patient (id, name)
+    SELECT DISTINCT ON (m.patient) m.patient, m.patient_name FROM jsonb_to_recordset(p_members) AS m (patient text, patient_name text)
+    WHERE m.patient IS NOT NULL AND NOT EXISTS (SELECT FROM patient k WHERE k.id = m.patient)
+    ON CONFLICT (id) DO NOTHING;
+    WITH member AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(p_members) AS m (
+            n integer, key text, digest text, id uuid, status text, slot uuid, practitioner text, patient text, comment text,
+            not_before timestamptz, hold_until timestamptz, agent text, audit uuid)
+    ), known AS (
+        UPDATE idempotency i SET touched_at = clock_timestamp() FROM member m WHERE i.key = m.key RETURNING i.key, i.digest, i.answer
+    ), asked AS MATERIALIZED (
+        SELECT m.*, s.starts_at, s.ends_at, s.practitioner_id, s.location_id, k.answer AS stored,
+               CASE WHEN k.key IS NOT NULL AND k.digest <> decode(m.digest, 'hex') THEN 'key-reused'
+                    WHEN k.key IS NOT NULL THEN NULL
+                    WHEN s.id IS NULL OR m.practitioner <> s.practitioner_id THEN 'slot-unknown'
+                    WHEN s.starts_at < m.not_before THEN 'slot-past' END AS refused
+        FROM member m LEFT JOIN slot s ON s.id = m.slot LEFT JOIN known k ON k.key = m.key
+    ), made AS (
+        INSERT INTO appointment (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, comment,
+                                 hold_expires_at, created_at, updated_at, seal)
+        SELECT a.id, 1, a.status, a.slot, a.practitioner_id, a.location_id, a.patient, tstzrange(a.starts_at, a.ends_at),
+               a.comment, a.hold_until, clock_timestamp(), clock_timestamp(),
+               locum_seal(ROW(a.id, 1, a.status, a.slot, a.practitioner_id, a.location_id, a.patient,
+                              tstzrange(a.starts_at, a.ends_at), a.comment, a.hold_until, NULL, NULL, NULL)::appointment)
+        FROM asked a WHERE a.refused IS NULL AND a.stored IS NULL ORDER BY a.n
+        ON CONFLICT DO NOTHING
+        RETURNING appointment.*
+    ), answered AS (
+        SELECT a.n, a.key, decode(a.digest, 'hex') AS digest, a.agent, a.audit, a.status, d.id, d.patient_id,
+               jsonb_build_object('status', 201, 'digest', locum_digest(d::appointment), 'appointment', to_jsonb(f)) AS answer
+        FROM made d JOIN asked a ON a.id = d.id
+        JOIN practitioner p ON p.id = d.practitioner_id JOIN location l ON l.id = d.location_id JOIN site s ON s.id = l.site_id
+        LEFT JOIN patient t ON t.id = d.patient_id
+        CROSS JOIN LATERAL (
+            SELECT d.id, d.version, d.status, d.slot_id, lower(d.during) AS starts_at, upper(d.during) AS ends_at,
+                   d.practitioner_id, p.given || ' ' || p.family AS practitioner_name, p.specialty_code, p.specialty,
+                   d.location_id, l.name AS location_name, s.timezone, d.patient_id, t.name AS patient_name,
+                   d.comment, d.hold_expires_at, d.created_at, d.updated_at
+        ) AS f
+    ), keyed AS (
+        INSERT INTO idempotency (key, digest, answer) SELECT key, digest, answer FROM answered
+    ), audited AS (
+        INSERT INTO audit_event (id, agent, action, operation, entity, patient_id)
+        SELECT audit, agent, 'C', CASE status WHEN 'pending' THEN 'hold' ELSE 'book' END, 'Appointment/' || id, patient_id FROM answered
+    )
+    SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('n', a.n, 'refused', coalesce(a.refused,
+               CASE WHEN d.answer IS NULL AND a.stored IS NULL THEN 'conflict' END)))
+           || CASE WHEN coalesce(d.answer, a.stored) IS NOT NULL AND a.refused IS NULL
+                   THEN jsonb_build_object('kept', coalesce(d.answer, a.stored)) ELSE '{}' END ORDER BY a.n)
+    INTO results FROM asked a LEFT JOIN answered d ON d.n = a.n;
+    IF results @> '[{"refused": "conflict"}]' THEN
+        SELECT jsonb_agg(CASE WHEN r.value ->> 'refused' = 'conflict' THEN jsonb_build_object('n', r.value -> 'n', 'refused',
+                   CASE WHEN locum_is_free(m.slot) THEN 'patient-overlap' ELSE 'slot-taken' END) ELSE r.value END ORDER BY m.n)
+        INTO results
+        FROM jsonb_array_elements(results) AS r
+        JOIN jsonb_to_recordset(p_members) AS m (n integer, slot uuid) ON m.n = (r.value ->> 'n')::integer;
+    END IF;
+    RETURN results;
+END $$;
+
+-- The row to be changed, locked; refused when the client looked at another version, or names another patient. p_owner: the only
+-- patient whose appointments the caller may know of.
+DROP FUNCTION IF EXISTS locum_lock_appointment(uuid, integer, integer, text);
+CREATE OR REPLACE FUNCTION locum_lock_appointment(p_id uuid, p_if_match integer, p_version integer, p_patient text, p_owner text)
 RETURNS appointment LANGUAGE plpgsql AS $$
 DECLARE
     a appointment;
 BEGIN
     SELECT * INTO a FROM appointment WHERE id = p_id FOR UPDATE;
-    IF a.id IS NULL THEN
-        RAISE EXCEPTION 'appointment-unknown' USING ERRCODE = 'LC001';
+    IF a.id IS NULL OR a.patient_id IS DISTINCT FROM coalesce(p_owner, a.patient_id) THEN
+        RAISE EXCEPTION 'appointment-unknown' USING ERRCODE = 'LC001';  -- another patient's is not there
     END IF;
     IF a.version <> p_if_match THEN
         RAISE EXCEPTION 'precondition-failed' USING ERRCODE = 'LC001';
@@ -309,9 +430,10 @@ BEGIN
 END $$;
 
 -- $book of a hold.
+DROP FUNCTION IF EXISTS locum_confirm(text, bytea, uuid, integer, integer, text[], text, text, text);
 CREATE OR REPLACE FUNCTION locum_confirm(
     p_key text, p_digest bytea, p_id uuid, p_if_match integer, p_version integer, p_from text[],
-    p_patient text, p_patient_name text, p_comment text
+    p_patient text, p_patient_name text, p_comment text, p_owner text, p_agent text, p_audit uuid, p_expected jsonb
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     stored jsonb := locum_claim(p_key, p_digest);
@@ -320,7 +442,7 @@ BEGIN
     IF stored IS NOT NULL THEN
         RETURN stored;
     END IF;
-    a := locum_lock_appointment(p_id, p_if_match, p_version, p_patient);
+    a := locum_lock_appointment(p_id, p_if_match, p_version, p_patient, p_owner);
     IF a.status <> ALL (p_from) THEN
         RAISE EXCEPTION '%', CASE WHEN a.status = 'cancelled' THEN 'hold-expired' ELSE 'duplicate' END
             USING ERRCODE = 'LC001';
@@ -333,17 +455,20 @@ BEGIN
     END IF;
     PERFORM locum_queue(a.slot_id, coalesce(p_patient, a.patient_id));
     PERFORM locum_end_holds();
+    PERFORM locum_expect(p_expected);
     PERFORM locum_know_patient(p_patient, p_patient_name);
     UPDATE appointment SET status = 'booked', version = version + 1, patient_id = coalesce(p_patient, patient_id),
         comment = coalesce(p_comment, comment), hold_expires_at = NULL, updated_at = clock_timestamp()
     WHERE id = p_id;
-    RETURN locum_keep(p_key, p_id, 201);
+    RETURN locum_keep(p_key, p_id, 201, p_agent, p_audit, 'U', 'book');
 END $$;
 
 -- $book of an existing appointment: another slot, another comment.
+DROP FUNCTION IF EXISTS locum_change(text, bytea, uuid, integer, integer, text[], text, uuid, text, timestamptz, text, timestamptz);
 CREATE OR REPLACE FUNCTION locum_change(
     p_key text, p_digest bytea, p_id uuid, p_if_match integer, p_version integer, p_from text[],
-    p_patient text, p_slot uuid, p_practitioner text, p_start timestamptz, p_comment text, p_not_before timestamptz
+    p_patient text, p_slot uuid, p_practitioner text, p_start timestamptz, p_comment text, p_not_before timestamptz,
+    p_owner text, p_agent text, p_audit uuid, p_expected jsonb
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     stored jsonb := locum_claim(p_key, p_digest);
@@ -353,7 +478,7 @@ BEGIN
     IF stored IS NOT NULL THEN
         RETURN stored;
     END IF;
-    a := locum_lock_appointment(p_id, p_if_match, p_version, p_patient);
+    a := locum_lock_appointment(p_id, p_if_match, p_version, p_patient, p_owner);
     IF a.status <> ALL (p_from) THEN
         RAISE EXCEPTION 'status-forbids' USING ERRCODE = 'LC001';
     END IF;
@@ -367,17 +492,20 @@ BEGIN
         END IF;
         PERFORM locum_queue(s.id, a.patient_id);
         PERFORM locum_end_holds();
+        PERFORM locum_expect(p_expected);
     END IF;
     UPDATE appointment SET version = version + 1, slot_id = s.id, practitioner_id = s.practitioner_id,
         location_id = s.location_id, during = tstzrange(s.starts_at, s.ends_at), comment = coalesce(p_comment, comment),
         updated_at = clock_timestamp()
     WHERE id = p_id;
-    RETURN locum_keep(p_key, p_id, 200);
+    RETURN locum_keep(p_key, p_id, 200, p_agent, p_audit, 'U', 'change');
 END $$;
 
 -- $book with status cancelled. Cancelling again changes nothing and is not an error.
+DROP FUNCTION IF EXISTS locum_cancel(text, bytea, uuid, integer, integer, text[], text);
 CREATE OR REPLACE FUNCTION locum_cancel(
-    p_key text, p_digest bytea, p_id uuid, p_if_match integer, p_version integer, p_from text[], p_comment text
+    p_key text, p_digest bytea, p_id uuid, p_if_match integer, p_version integer, p_from text[], p_comment text,
+    p_owner text, p_agent text, p_audit uuid
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     stored jsonb := locum_claim(p_key, p_digest);
@@ -386,7 +514,7 @@ BEGIN
     IF stored IS NOT NULL THEN
         RETURN stored;
     END IF;
-    a := locum_lock_appointment(p_id, p_if_match, p_version, NULL);
+    a := locum_lock_appointment(p_id, p_if_match, p_version, NULL, p_owner);
     IF a.status <> 'cancelled' THEN
         IF a.status <> ALL (p_from) THEN
             RAISE EXCEPTION 'status-forbids' USING ERRCODE = 'LC001';
@@ -398,7 +526,7 @@ BEGIN
             comment = coalesce(p_comment, comment), updated_at = clock_timestamp()
         WHERE id = p_id;
     END IF;
-    RETURN locum_keep(p_key, p_id, 200);
+    RETURN locum_keep(p_key, p_id, 200, p_agent, p_audit, 'U', 'cancel');
 END $$;
 
 -- An acknowledged row as its receipt has it, put where the table has none, an older one, or an altered one. A newer row stays.
@@ -433,7 +561,7 @@ REVOKE ALL ON FUNCTION locum_reindex() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION locum_reindex() TO locum_server;
 
 GRANT USAGE ON SCHEMA public TO locum_server;
-GRANT SELECT ON site, location, practitioner, slot, patient, appointment, idempotency, appointment_full, slot_full
+GRANT SELECT ON site, location, practitioner, slot, patient, appointment, idempotency, appointment_full, slot_full, audit_event
     TO locum_server;
-GRANT INSERT ON site, location, practitioner, slot, patient TO locum_server;
+GRANT INSERT ON site, location, practitioner, slot, patient, audit_event TO locum_server;
 GRANT INSERT, UPDATE ON appointment, idempotency TO locum_server;

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from replication.wire import toml
+from server.tokens import AuthSettings
 
 _PRACTITIONERS_MAX = 80
 
@@ -24,6 +25,12 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     seal_key_file: Path
     state_dir: Path
     name: str = "server"
+    siblings: list[Path] = []
+    """Directories of the receipts of the other workers that serve the same port of this host."""
+    adopted: list[Path] = []
+    """Those of workers that run no more: their receipts become this one's at its start."""
+    reuse_port: bool = False
+    """Other workers listen at the same port too, and the kernel chooses one for each connection."""
     listen_host: str = "127.0.0.1"
     listen_port: int = 8080
     cors_origins: list[str] = []
@@ -32,6 +39,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     body_bytes_max: int = 256 * 1024
     connections_max: int = 16
     demo_practitioners: int = 0
+    auth: AuthSettings | None = None
+    """Whose bearer tokens are needed under /fhir; None: everybody who can connect may do everything."""
 
 
 def load(path: Path) -> ServerSettings:

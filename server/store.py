@@ -14,10 +14,11 @@ from server.scheduling import Status
 _NOTED = """ || jsonb_build_object('insert_lsn', (pg_current_wal_insert_lsn() - '0/0')::bigint,
                          'wal_file', pg_walfile_name(pg_current_wal_insert_lsn()))"""
 """Where the WAL was when the transaction was about to commit: the commit record is the next but few."""
-TAKE = f"SELECT locum_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12){_NOTED}"
-CONFIRM = f"SELECT locum_confirm($1, $2, $3, $4, $5, $6, $7, $8, $9){_NOTED}"
-CHANGE = f"SELECT locum_change($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12){_NOTED}"
-CANCEL = f"SELECT locum_cancel($1, $2, $3, $4, $5, $6, $7){_NOTED}"
+TAKE = f"SELECT locum_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::jsonb){_NOTED}"
+TAKE_MANY = f"SELECT jsonb_build_object('results', locum_take_many($1::jsonb, $2::jsonb)){_NOTED}"
+CONFIRM = f"SELECT locum_confirm($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::jsonb){_NOTED}"
+CHANGE = f"SELECT locum_change($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16::jsonb){_NOTED}"
+CANCEL = f"SELECT locum_cancel($1, $2, $3, $4, $5, $6, $7, $8, $9, $10){_NOTED}"
 END_HOLDS = "SELECT locum_end_holds()::text"
 
 FREE_SLOTS = """
@@ -155,6 +156,14 @@ class SlotRow(msgspec.Struct, frozen=True):
     location_name: str
     timezone: str
     busy: str | None = None
+
+
+class KeptRow(msgspec.Struct, frozen=True):
+    """The answer of one write among many."""
+
+    status: int
+    appointment: AppointmentRow
+    digest: str
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -22,12 +22,15 @@ _signal: ContextVar[asyncio.Future[signal.Signals] | None] = ContextVar("signal"
 
 
 @asynccontextmanager
-async def listening(app: web.Application, host: str, port: int, *, shutdown_ms: int = 500) -> AsyncIterator[None]:
-    """Serve `app` while the block runs; at its end requests under way get `shutdown_ms`. Raises PortOccupied."""
+async def listening(
+    app: web.Application, host: str, port: int, *, shutdown_ms: int = 500, reuse_port: bool = False
+) -> AsyncIterator[None]:
+    """Serve `app` while the block runs; at its end requests under way get `shutdown_ms`. `reuse_port`: others of this account
+    may listen there too (SO_REUSEPORT, socket(7)). Raises PortOccupied."""
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=shutdown_ms / 1000)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, reuse_address=True)
+        site = web.TCPSite(runner, host, port, reuse_address=True, reuse_port=reuse_port)
         try:
             await site.start()
         except OSError as error:

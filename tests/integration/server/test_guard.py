@@ -167,3 +167,49 @@ async def test_rows_under_the_seal_of_another_key_are_served(tmp_path: Path) -> 
             await connection.execute("UPDATE appointment SET updated_at = updated_at")
             assert await connection.fetchval("SELECT bool_and(seal IS NOT NULL) FROM appointment")
         assert (await it.call(f"/fhir/Appointment/{made['id']}"))[0] == 200
+
+
+async def vanish(it: Clinic, standby: Node, appointment: str) -> None:
+    """From the primary only: its standby keeps it."""
+    await replayed(standby, appointment, 1)
+    async with standby.sql() as connection:
+        await connection.execute("SELECT pg_wal_replay_pause()")
+    async with it.node.sql() as connection:
+        await connection.execute("DELETE FROM appointment WHERE id = $1", appointment)
+
+
+async def test_a_time_that_was_given_away_is_not_given_away_again_because_its_row_has_vanished(tmp_path: Path) -> None:
+    """No constraint sees it; the server remembers, holds the request, and the standby is proof against the primary."""
+    async with clinic(tmp_path, request_deadline_ms=1_500) as it, with_standby(it, tmp_path) as standby:
+        (slot,) = await it.proposals(1)
+        made = only((await it.book(slot, "ada"))[1])
+        convicted = asyncio.create_task(it.wait_report(lambda report: report.faults, deadline_s=15))
+        await vanish(it, standby, str(made["id"]))
+        status, body, _ = await it.book(slot, "bob")
+        assert status == 503, body
+        (fault,) = (await convicted).faults
+        assert (fault.kind, fault.is_proof) == (FaultKind.ROW_MISSING, True)
+        assert await it.rows() == []
+
+
+async def test_a_search_that_leaves_out_what_was_acknowledged_is_not_answered(tmp_path: Path) -> None:
+    async with clinic(tmp_path, request_deadline_ms=1_500) as it, with_standby(it, tmp_path) as standby:
+        (slot,) = await it.proposals(1)
+        made = only((await it.book(slot, "ada"))[1])
+        await vanish(it, standby, str(made["id"]))
+        assert (await it.call("/fhir/Appointment?patient=ada"))[0] == 503
+        assert (await it.call("/fhir/Appointment?patient=bob"))[0] == 200
+
+
+async def test_a_time_whose_row_is_nowhere_is_free_again_once_a_person_was_told(tmp_path: Path) -> None:
+    async with clinic(tmp_path) as it, with_standby(it, tmp_path):
+        (slot,) = await it.proposals(1)
+        made = only((await it.book(slot, "ada"))[1])
+        assert it.shared is not None
+        it.shared.guard._given_up[str(made["id"])] = 1
+        it.shared.receipts.expected.forget(str(made["id"]))
+        async with it.node.sql() as connection:
+            await connection.execute("DELETE FROM appointment WHERE id = $1", made["id"])
+        assert (await it.book(slot, "bob"))[0] in (201, 409), (
+            "409 where the check of the receipts has put it back first"
+        )
