@@ -31,9 +31,10 @@ _log = structlog.get_logger()
 
 _BREAKS_OFF: tuple[type[Exception], ...] = (*SQL_ERRORS, ActionFailed)
 _EVERY_S = 0.5
-_STEP_BYTES = 16 * WAL_SEGMENT_BYTES
+_STEP_BYTES = 4 * WAL_SEGMENT_BYTES
 _QUIET_BYTES = 64 * 1024
 _READ_PAGES = 256
+_REFS_AT_ONCE = 500
 _AGAIN, _PAUSE_S = 4, 0.05
 
 
@@ -153,8 +154,11 @@ class LedgerService:
         self._cursor = read_to
         self._problem = None
         self._images += sum(ref.image_lsn is not None for ref in refs)
-        for broken in ledger.note(refs, stop):
-            await self._chain_broken(broken)
+        for first in range(0, len(refs), _REFS_AT_ONCE):
+            for broken in ledger.note(refs[first : first + _REFS_AT_ONCE], ledger.read_to):
+                await self._chain_broken(broken)
+            await asyncio.sleep(0)  # whoever else waits for the loop: an agent that is busy looks like a dead one
+        ledger.note((), stop)
 
     async def _read_sql(self, start: int, stop: int) -> tuple[list[Ref], int]:
         span = start, stop

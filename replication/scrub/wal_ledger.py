@@ -106,10 +106,13 @@ class Ledger:
         return self._entries
 
     def note(self, refs: Iterable[Ref], read_to: int) -> list[Broken]:
-        """The next stretch of WAL, in its order, which ends at `read_to`. Told: every image that breaks the chain."""
+        """The next stretch of WAL, each block's records in their order; it ends at `read_to`. Told: every image that breaks the
+        chain. A stretch may be noted in pieces, when all but the last leave `read_to` where it was."""
         broken: list[Broken] = []
+        end = read_to
         touched: dict[Relation, dict[int, Last]] = {}
         for ref in refs:
+            end = max(end, ref.end_lsn)
             blocks = self._lasts.setdefault(ref.relation, {})
             known = blocks.get(ref.block)
             if ref.image_lsn is not None and (found := self._chain(ref, known)) is not None:
@@ -121,7 +124,8 @@ class Ledger:
             self._entries += known is None
             touched.setdefault(ref.relation, {})[ref.block] = last
         self.read_to = max(self.read_to, read_to)
-        self._batches.append(_Batch(self.read_to, touched))
+        if touched:
+            self._batches.append(_Batch(end, touched))
         if self._entries > ENTRIES_MAX:
             self._trim()
         return broken
