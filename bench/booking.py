@@ -134,7 +134,8 @@ async def _load(cluster: Cluster, lines: bytes, seconds: float) -> Summary:
         stdout=subprocess.PIPE,
         cwd=_ROOT,
     )
-    output, _ = await process.communicate(lines)
+    async with asyncio.timeout(seconds + 60):
+        output, _ = await process.communicate(lines)
     assert process.returncode == 0, output
     return msgspec.json.decode(output.splitlines()[-1], type=Summary)
 
@@ -152,10 +153,10 @@ def _pgbench(installation: Installation, cluster: Cluster, node: str, place: Pat
     )
     command = installation.command(
         "pgbench",
-        *("-h", "127.0.0.1", "-p", str(port), "-U", "locum_server", "-n", "-M", "prepared", "-f", str(script)),
+        *("-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-n", "-M", "prepared", "-f", str(script)),
         *("-c", str(CONNECTIONS), "-j", "2", "-T", str(round(seconds)), "-l", f"--log-prefix={log}", "locum"),
     )
-    password = (secrets_dir / "server").read_text().strip()
+    password = (secrets_dir / "superuser").read_text().strip()
     done = subprocess.run(
         command,
         env={**os.environ, "PGPASSWORD": password, "PGOPTIONS": options, "PGSSLMODE": "disable"},

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from statistics import quantiles
+from typing import cast
 
 import msgspec
 import uvloop
@@ -72,8 +73,7 @@ class _Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class
         self._send()
 
     def data_received(self, data: bytes) -> None:

@@ -6,6 +6,7 @@ read that failed runs again too, on the primary or, while there is none, on a st
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -88,6 +89,8 @@ class Replay:
 
         Raises Refusal 503, or Alone when it must be written by itself.
         """
+        with contextlib.suppress(TryAgain):  # nearly always it is written at the first try, which costs no policy
+            return await self._take_once(member, expect, until_s)
         try:
             return await replaying(until_s - time.monotonic())(self._take_once, member, expect, until_s)
         except TryAgain as error:
