@@ -35,6 +35,7 @@ from server.metrics import Metrics
 from server.receipt_check import ReceiptChecker
 from server.receipts import Receipts
 from server.replay import Replay
+from server.routes_key import KEPT_HOURS
 from server.scheduling import Rules
 from server.seal import Seal, row_key
 from server.settings import ServerSettings, SettingsError, load
@@ -165,7 +166,9 @@ def _start(
 
 
 async def _end_holds(replay: Replay) -> None:
+    """Holds that ran out, and keys that nobody has to remember any more."""
     await replay.write(store.END_HOLDS, (), time.monotonic() + _SWEEP_EVERY_S)
+    await replay.write(store.FORGET_KEYS, (float(KEPT_HOURS),), time.monotonic() + _SWEEP_EVERY_S)
 
 
 def _watch(metrics: Metrics, database: Database, evidence: Evidence, receipts: Receipts) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from replication.model import Place
 
 
 class ServerError(Exception):
     """The root of this package's errors."""
+
+
+class Alternative(NamedTuple):
+    """A free time that is offered with a refusal: a proposal's reference, and a sentence for a person."""
+
+    reference: str
+    sentence: str
 
 
 class Refusal(ServerError):
@@ -35,6 +44,7 @@ class Refusal(ServerError):
         self.retry_after_s = retry_after_s
         self.expression = expression
         self.challenge = challenge
+        self.alternatives: tuple[Alternative, ...] = ()
 
 
 class TryAgain(ServerError):

@@ -66,7 +66,7 @@ def cors(origins: Sequence[str]) -> Middleware:
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error has a body that a program can read: OperationOutcome under /fhir, plain JSON elsewhere."""
-    fhir = request.path == "/fhir" or request.path.startswith("/fhir/")
+    fhir = request.path == "/fhir" or request.path.startswith(("/fhir/", "/idempotency/"))
     try:
         return await handler(request)
     except Refusal as refusal:

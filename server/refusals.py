@@ -17,6 +17,7 @@ _WORDS: dict[str, tuple[int, str, str]] = {
     ),
     "appointment-unknown": (404, "not-found", "there is no such appointment"),
     "appointment-past": (422, "business-rule", "this appointment has begun: it can no longer be changed"),
+    "appointment-ahead": (422, "business-rule", "this appointment has not begun yet"),
     "status-forbids": (422, "business-rule", "the appointment's status does not allow this change"),
     "patient-differs": (422, "business-rule", "the appointment is of another patient"),
     "patient-missing": (400, "required", "an appointment needs a patient: give patient-resource or a participant"),

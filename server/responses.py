@@ -9,11 +9,13 @@ import msgspec
 from aiohttp import web
 
 from server import fhir
-from server.errors import Refusal
+from server.errors import Alternative, Refusal
 from server.store import AppointmentRow
 
 FHIR_JSON = "application/fhir+json"
 ISSUE_SYSTEM = "urn:locum:fhir:issue"
+ALTERNATIVE = "urn:locum:fhir:alternative"
+"""Extension of an issue: valueReference, a proposed Appointment that is free."""
 _ISSUES = {400: "structure", 404: "not-found", 405: "not-supported", 413: "too-long", 415: "not-supported"}
 
 
@@ -44,7 +46,19 @@ def refused(refusal: Refusal) -> web.Response:
         headers["WWW-Authenticate"] = refusal.challenge
     detail = refusal.detail or refusal.issue
     made = outcome(refusal.issue, refusal.sentence, detail=detail, expression=refusal.expression)
+    made["issue"] += [_offered(one) for one in refusal.alternatives]
     return fhir_response(made, refusal.status, headers)
+
+
+def _offered(alternative: Alternative) -> fhir.Resource:
+    """A free time, as an issue that is no error: its extension resolves in $hold and $book."""
+    return {
+        "extension": [{"url": ALTERNATIVE, "valueReference": {"reference": alternative.reference}}],
+        "severity": "information",
+        "code": "informational",
+        "details": {"coding": [{"system": ISSUE_SYSTEM, "code": "alternative"}], "text": alternative.sentence},
+        "diagnostics": f"{alternative.reference}: {alternative.sentence}",
+    }
 
 
 def refused_by_http(error: web.HTTPException) -> web.Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from server import capability, routes_book, routes_find, routes_read
+from server import capability, routes_book, routes_find, routes_key, routes_read
 from server.permission import needs
 
 _REFERENCED = "{kind:Practitioner|Location|Schedule}"
@@ -25,3 +25,4 @@ def add(app: web.Application) -> None:
     router.add_get(f"/fhir/{_REFERENCED}", routes_read.search_referenced)
     router.add_get(f"/fhir/{_REFERENCED}/{{id}}", routes_read.read_referenced)
     router.add_get("/openapi.json", capability.openapi)
+    router.add_get("/idempotency/{key:.+}", needs("Appointment", "r", routes_key.show))

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from server import context, permission, store
+from server.alternatives import with_alternatives
 from server.batch import Alone, Member
 from server.context import Context
 from server.errors import DatabaseConflict, Refusal
@@ -20,7 +21,7 @@ from server.refusals import refusal, refusal_for, refusal_for_conflict
 from server.replay import Expect
 from server.requests import Booking, Patient, parse_booking, parse_parameters, parse_version
 from server.responses import bundle_of_one
-from server.scheduling import FROM, Intent, Status, earliest_start, hold_until, intent
+from server.scheduling import FROM, MARK_FROM, Intent, Status, earliest_start, hold_until, intent
 
 _ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 
@@ -78,10 +79,8 @@ async def _write(request: web.Request, make: _Make) -> web.StreamResponse:
     async with shared.in_flight.only(claim.key, claim.digest, until_s):
         try:
             kept = await _kept(shared, statement, until_s)
-        except DatabaseConflict as error:
-            raise refusal_for_conflict(error) from error
-        except asyncpg.PostgresError as error:
-            raise refusal_for(error) from error
+        except Refusal as refused:
+            raise await with_alternatives(shared, refused, booking.slot, until_s) from None
         await shared.receipts.keep(kept)
     return bundle_of_one(request, kept.appointment, kept.status)
 
@@ -98,14 +97,19 @@ def _for_owner(booking: Booking, owner: str | None) -> Booking:
 
 
 async def _kept(shared: Context, statement: Statement, until_s: float) -> store.Kept:
-    """What was written. Raises Refusal, DatabaseConflict, or the asyncpg.PostgresError of a refusal."""
+    """What was written. Raises Refusal."""
     if statement.member is not None and statement.expect is not None:
         with contextlib.suppress(Alone):
             found = await shared.replay.take(statement.member, statement.expect, until_s)
             if isinstance(found, str):
                 raise refusal(found)
             return found
-    return store.decode_kept(await shared.replay.write(statement.sql, statement.args, until_s, statement.expect))
+    try:
+        return store.decode_kept(await shared.replay.write(statement.sql, statement.args, until_s, statement.expect))
+    except DatabaseConflict as error:
+        raise refusal_for_conflict(error) from error
+    except asyncpg.PostgresError as error:
+        raise refusal_for(error) from error
 
 
 def _book_statement(shared: Context, asked: Asked) -> Statement:
@@ -126,6 +130,11 @@ def _book_statement(shared: Context, asked: Asked) -> Statement:
         return Statement(store.CONFIRM, args, expect)
     if wanted is Intent.CANCEL:
         return Statement(store.CANCEL, (*start, origin, booking.comment, *by))
+    if wanted is Intent.MARK:
+        if asked.owner is not None:
+            raise Refusal(403, "forbidden", "only staff say who came", expression="Appointment.status")
+        origin = [status.value for status in MARK_FROM[booking.status]]
+        return Statement(store.MARK, (*start, origin, booking.status.value, booking.comment, *by))
     earliest = earliest_start(context.now(), shared.rules)
     target = (booking.slot, booking.practitioner, booking.start)
     return Statement(store.CHANGE, (*start, origin, patient_id, *target, booking.comment, earliest, *by), expect)

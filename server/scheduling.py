@@ -35,6 +35,8 @@ class Intent(StrEnum):
     CONFIRM = "confirm"
     CHANGE = "change"
     CANCEL = "cancel"
+    MARK = "mark"
+    """Somebody came, was seen, or did not come."""
 
 
 FROM: dict[Intent, frozenset[Status]] = {
@@ -42,8 +44,17 @@ FROM: dict[Intent, frozenset[Status]] = {
     Intent.CONFIRM: frozenset({Status.PENDING}),
     Intent.CHANGE: frozenset({Status.BOOKED}),
     Intent.CANCEL: frozenset({Status.PENDING, Status.BOOKED}),
+    Intent.MARK: frozenset({Status.BOOKED, Status.ARRIVED, Status.CHECKED_IN}),
 }
 """The statuses in which an appointment may be for each intent; everything else is refused."""
+
+MARK_FROM: dict[Status, frozenset[Status]] = {
+    Status.ARRIVED: frozenset({Status.BOOKED}),
+    Status.CHECKED_IN: frozenset({Status.BOOKED, Status.ARRIVED}),
+    Status.FULFILLED: frozenset({Status.ARRIVED, Status.CHECKED_IN}),
+    Status.NOSHOW: frozenset({Status.BOOKED}),
+}
+"""From where each of the statuses that staff set may be reached."""
 
 TO: dict[Intent, Status] = {
     Intent.NEW: Status.BOOKED,
@@ -58,6 +69,7 @@ _ASKED: dict[Status, Intent] = {
     Status.PENDING: Intent.CONFIRM,
     Status.BOOKED: Intent.CHANGE,
     Status.CANCELLED: Intent.CANCEL,
+    **dict.fromkeys(MARK_FROM, Intent.MARK),
 }
 
 
@@ -78,7 +90,7 @@ def intent(status: Status, *, exists: bool) -> Intent | None:
     asked = _ASKED.get(status)
     if exists:
         return asked
-    return None if asked is Intent.CANCEL or asked is None else Intent.NEW
+    return None if asked in (Intent.CANCEL, Intent.MARK, None) else Intent.NEW
 
 
 def may(wanted: Intent, current: Status) -> bool:

@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS slot (
     CONSTRAINT slot_in_order CHECK (starts_at < ends_at)
 );
 CREATE INDEX IF NOT EXISTS slot_starts_at ON slot (starts_at, practitioner_id);
+CREATE INDEX IF NOT EXISTS slot_practitioner ON slot (practitioner_id, starts_at);
 
 CREATE TABLE IF NOT EXISTS patient (
     id text PRIMARY KEY,
@@ -528,6 +529,49 @@ BEGIN
     END IF;
     RETURN locum_keep(p_key, p_id, 200, p_agent, p_audit, 'U', 'cancel');
 END $$;
+
+-- The status of somebody who came, was seen, or did not come. To say it again changes nothing and is not an error.
+CREATE OR REPLACE FUNCTION locum_mark(
+    p_key text, p_digest bytea, p_id uuid, p_if_match integer, p_version integer, p_from text[], p_status text, p_comment text,
+    p_owner text, p_agent text, p_audit uuid
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    stored jsonb := locum_claim(p_key, p_digest);
+    a appointment;
+BEGIN
+    IF stored IS NOT NULL THEN
+        RETURN stored;
+    END IF;
+    a := locum_lock_appointment(p_id, p_if_match, p_version, NULL, p_owner);
+    IF a.status <> p_status THEN
+        IF a.status <> ALL (p_from) THEN
+            RAISE EXCEPTION 'status-forbids' USING ERRCODE = 'LC001';
+        END IF;
+        IF p_status = 'noshow' AND lower(a.during) > clock_timestamp() THEN
+            RAISE EXCEPTION 'appointment-ahead' USING ERRCODE = 'LC001';
+        END IF;
+        UPDATE appointment SET status = p_status, version = version + 1, comment = coalesce(p_comment, comment),
+            updated_at = clock_timestamp()
+        WHERE id = p_id;
+    END IF;
+    RETURN locum_keep(p_key, p_id, 200, p_agent, p_audit, 'U', p_status);
+END $$;
+
+-- What was answered under a key; NULL for a key that nobody has used, or that was forgotten. It is touched, so that whoever is told
+-- of it is told only what the standby has.
+CREATE OR REPLACE FUNCTION locum_answer(p_key text) RETURNS jsonb LANGUAGE sql AS $$
+    UPDATE idempotency SET touched_at = clock_timestamp() WHERE key = p_key
+    RETURNING answer || jsonb_build_object('created_at', created_at);
+$$;
+
+-- Keys that nobody has to remember any more: how many were forgotten, at most so many at once.
+CREATE OR REPLACE FUNCTION locum_forget_keys(p_age interval) RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = public AS $$
+    WITH old AS (SELECT key FROM idempotency WHERE touched_at < now() - p_age LIMIT 5000 FOR UPDATE SKIP LOCKED),
+    gone AS (DELETE FROM idempotency i USING old WHERE i.key = old.key RETURNING 1)
+    SELECT count(*) FROM gone;
+$$;
+REVOKE ALL ON FUNCTION locum_forget_keys(interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION locum_forget_keys(interval) TO locum_server;
 
 -- An acknowledged row as its receipt has it, put where the table has none, an older one, or an altered one. A newer row stays.
 -- A constraint may forbid it (23P01): then a person decides.

@@ -19,7 +19,22 @@ TAKE_MANY = f"SELECT jsonb_build_object('results', locum_take_many($1::jsonb, $2
 CONFIRM = f"SELECT locum_confirm($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::jsonb){_NOTED}"
 CHANGE = f"SELECT locum_change($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16::jsonb){_NOTED}"
 CANCEL = f"SELECT locum_cancel($1, $2, $3, $4, $5, $6, $7, $8, $9, $10){_NOTED}"
+MARK = f"SELECT locum_mark($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11){_NOTED}"
+ANSWER = "SELECT locum_answer($1)"
+FORGET_KEYS = "SELECT locum_forget_keys($1 * interval '1 hour')"
 END_HOLDS = "SELECT locum_end_holds()::text"
+
+ALTERNATIVES = """
+SELECT v.* FROM slot w JOIN slot_full v ON v.practitioner_id = w.practitioner_id
+WHERE w.id = $1 AND v.id <> w.id AND v.starts_at >= greatest($2::timestamptz, w.starts_at - interval '1 day')
+  AND v.starts_at < w.starts_at + interval '14 days'
+  AND NOT EXISTS (SELECT FROM appointment a WHERE a.during && tstzrange(v.starts_at, v.ends_at)
+                  AND (a.practitioner_id = v.practitioner_id OR a.location_id = v.location_id)
+                  AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')
+                  AND (a.status <> 'pending' OR a.hold_expires_at > now()))
+ORDER BY v.starts_at < w.starts_at, v.starts_at LIMIT 3
+"""
+"""The next free times of the practitioner whose slot is taken; then those of the day before."""
 
 FREE_SLOTS = """
 WITH blocked AS MATERIALIZED (SELECT * FROM locum_blocking($1, $2))
@@ -181,6 +196,14 @@ class Kept(msgspec.Struct, frozen=True):
     def timeline(self) -> int:
         """On which the transaction committed."""
         return timeline_of(self.wal_file)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What was answered under a key."""
+
+    status: int
+    appointment: AppointmentRow
+    created_at: datetime
 
 
 def timeline_of(wal_file: str) -> int:

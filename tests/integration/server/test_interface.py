@@ -62,7 +62,7 @@ def bad_requests(slot: str) -> list[tuple[str, object, set[int]]]:
         (BOOK, book_body(NOBODY, "p"), {404}),
         (BOOK, book_body("../../etc/passwd", "p"), {400, 404}),
         (BOOK, by_resource({"resourceType": "Appointment", "status": "dancing"}), {422}),
-        (BOOK, by_resource({"resourceType": "Appointment", "status": "fulfilled", "id": NOBODY}), {422}),
+        (BOOK, by_resource({"resourceType": "Appointment", "status": "fulfilled", "id": NOBODY}), {404}),
         (BOOK, by_resource({"resourceType": "Appointment", "status": "cancelled"}), {422}),
         (BOOK, by_resource({"resourceType": "Appointment", "status": "pending", "start": "noon"}), {400}),
         (BOOK, by_resource({"resourceType": "Appointment", "status": 3}), {422}),
