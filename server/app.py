@@ -30,6 +30,7 @@ from server.evidence import Evidence
 from server.follow import follow
 from server.guard import Guard
 from server.idempotency import InFlight
+from server.limits import RateLimit
 from server.link import Login
 from server.metrics import Metrics
 from server.receipt_check import ReceiptChecker
@@ -47,6 +48,7 @@ _log = structlog.get_logger()
 _SWITCH_S = 0.0005
 """The thread that syncs receipts gets its turn within so long; with Python's 5 ms it is what answers wait for."""
 _DRAIN_MS = 2_000
+_HEADER_BYTES_MAX = 16_384
 _SWEEP_EVERY_S = 30.0
 
 
@@ -91,6 +93,9 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
         shared = Context(settings, rules or Rules(), database, replay, InFlight(), metrics, receipts, guard)
         ready = health.Ready(database, settings)
         _watch(metrics, database, evidence, receipts)
+        metrics.watch(
+            "locum_server_admission_refused", "Writes not let in: the queue is too long.", lambda: replay.refused
+        )
         metrics.watch(
             "locum_server_rows_refused", "Rows that were not served: not as acknowledged.", lambda: guard.refused
         )
@@ -143,13 +148,19 @@ def make_app(shared: Context, ready: health.Ready, session: aiohttp.ClientSessio
             middleware.cors(shared.settings.cors_origins),
             middleware.errors,
             permission.authenticated(verifier),
+            middleware.limited(_limit(shared.settings)),
             middleware.formats,
         ],
+        handler_args={"max_line_size": _HEADER_BYTES_MAX, "max_field_size": _HEADER_BYTES_MAX},
     )
     app[context.KEY] = shared
     routes.add(app)
     health.add(app, ready, shared.metrics)
     return app
+
+
+def _limit(settings: ServerSettings) -> RateLimit | None:
+    return RateLimit(settings.rate_per_s, settings.rate_burst) if settings.rate_per_s > 0 else None
 
 
 def _start(

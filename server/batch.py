@@ -23,7 +23,6 @@ from server.store import Kept, KeptRow
 
 MEMBERS_MAX = 64
 BATCHES_MAX = 2
-_SMOOTHING = 0.2
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,9 +84,16 @@ class _Waiting(msgspec.Struct):
 
 
 class Batcher:
-    """`submit` what belongs to one pool, hence to one term. `spawn` keeps the tasks of batches."""
+    """`submit` what belongs to one pool, hence to one term. `spawn` keeps the tasks of batches; `answered(count, waiting)` is told
+    after each that the database has answered."""
 
-    def __init__(self, send: Send, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        answered: Callable[[int, int], None] = lambda _count, _waiting: None,
+    ) -> None:
+        self._answered = answered
         self._send = send
         self._spawn = spawn
         self._queue: deque[_Waiting] = deque()
@@ -147,6 +153,7 @@ class Batcher:
                     waiting.answer.set_exception(error)
                     waiting.answer.exception()  # looked at, should nobody wait any more
         else:
+            self._answered(len(batch), len(self._queue))
             for n, waiting in enumerate(batch):
                 if not waiting.answer.done():
                     waiting.answer.set_result(results.of(n))

@@ -66,7 +66,7 @@ def describe(server: str) -> dict[str, Any]:
         paths[f"/fhir/Appointment/${name}"] = {"post": _operation(name, summary)}
     for kind, known in SEARCHES.items():
         paths[f"/fhir/{kind}"] = {
-            "get": _get(f"Search {kind}", [_query(name) for name in (*known, "_count", "_offset")])
+            "get": _get(f"Search {kind}", [_query(name) for name in (*known, "_count", "_cursor")])
         }
     for kind in (*SEARCHES, "Patient"):
         paths[f"/fhir/{kind}/{{id}}"] = {"get": _get(f"Read one {kind}", [_path_id()], {"404": _refusal()})}
@@ -126,7 +126,7 @@ def _get(summary: str, parameters: list[dict[str, Any]], more: dict[str, Any] | 
 
 
 def _query(name: str) -> dict[str, Any]:
-    kind = "integer" if name in ("_count", "_offset") else "string"
+    kind = "integer" if name == "_count" else "string"
     return {"name": name, "in": "query", "required": False, "schema": {"type": kind}}
 
 

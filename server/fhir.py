@@ -77,6 +77,7 @@ def slot(row: SlotRow) -> Resource:
     return {
         "resourceType": "Slot",
         "id": str(row.id),
+        "serviceType": [specialty(row.specialty_code, row.specialty)],
         "specialty": [specialty(row.specialty_code, row.specialty)],
         "schedule": {"reference": f"Schedule/{row.practitioner_id}", "display": row.practitioner_name},
         "status": row.busy or "free",
@@ -123,6 +124,33 @@ def schedule(row: Mapping[str, Any]) -> Resource:
     return found
 
 
+def practitioner_role(row: Mapping[str, Any]) -> Resource:
+    """What a practitioner does, and where."""
+    return {
+        "resourceType": "PractitionerRole",
+        "id": row["id"],
+        "active": True,
+        "practitioner": {"reference": f"Practitioner/{row['id']}", "display": row["name"]},
+        "specialty": [specialty(row["specialty_code"], row["specialty"])],
+        "location": [{"reference": f"Location/{row['location_id']}", "display": row["location_name"]}],
+        "healthcareService": [{"reference": f"HealthcareService/{row['specialty_code']}", "display": row["specialty"]}],
+    }
+
+
+def healthcare_service(row: Mapping[str, Any]) -> Resource:
+    """What can be booked at which sites: a specialty."""
+    return {
+        "resourceType": "HealthcareService",
+        "id": row["id"],
+        "active": True,
+        "name": row["specialty"],
+        "type": [specialty(row["id"], row["specialty"])],
+        "specialty": [specialty(row["id"], row["specialty"])],
+        "location": [{"reference": f"Location/{site}"} for site in row["sites"]],
+        "appointmentRequired": True,
+    }
+
+
 def patient(row: Mapping[str, Any]) -> Resource:
     """A Patient: only what scheduling needs is kept."""
     found: Resource = {"resourceType": "Patient", "id": row["id"]}
@@ -132,10 +160,15 @@ def patient(row: Mapping[str, Any]) -> Resource:
 
 
 def searchset(
-    base: str, resources: Iterable[Resource], *, total: int | None = None, links: Mapping[str, str] | None = None
+    base: str,
+    resources: Iterable[Resource],
+    *,
+    total: int | None = None,
+    links: Mapping[str, str] | None = None,
+    included: Iterable[Resource] = (),
 ) -> Resource:
-    """A Bundle of matches. `base`: the server's own URL, ending in /fhir; `links`: relation → URL."""
-    entries = [entry(base, resource) for resource in resources]
+    """A Bundle of matches, and of what they refer to. `base`: the server's own URL, ending in /fhir; `links`: relation → URL."""
+    entries = [*(entry(base, one) for one in resources), *(entry(base, one, "include") for one in included)]
     found: Resource = {"resourceType": "Bundle", "type": "searchset"}
     if total is not None:
         found["total"] = total
@@ -146,10 +179,10 @@ def searchset(
     return found
 
 
-def entry(base: str, resource: Resource) -> Resource:
-    """One match of a Bundle."""
+def entry(base: str, resource: Resource, mode: str = "match") -> Resource:
+    """One entry of a searchset."""
     url = f"{base}/{resource['resourceType']}/{resource['id']}"
-    return {"fullUrl": url, "resource": resource, "search": {"mode": "match"}}
+    return {"fullUrl": url, "resource": resource, "search": {"mode": mode}}
 
 
 def participant(kind: str, key: str, display: str | None, status: str = "accepted") -> Resource:

@@ -11,7 +11,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from replication.wire.http import json_response
 from server.errors import Refusal
+from server.identity import ANONYMOUS
+from server.limits import RateLimit
 from server.metrics import Metrics
+from server.permission import ACCESS
 from server.responses import fhir_response, outcome, refused, refused_by_http
 
 _log = structlog.get_logger()
@@ -21,6 +24,7 @@ _ALLOWED_HEADERS = "Accept, Authorization, Content-Type, Idempotency-Key, If-Mat
 _ALLOWED_METHODS = "GET, HEAD, POST, OPTIONS"
 _PREFLIGHT_S = "600"
 _JSON = ("application/fhir+json", "application/json", "text/json", "*/*", "application/*")
+_FORM = "application/x-www-form-urlencoded"
 _BODIES = ("application/fhir+json", "application/json")
 
 
@@ -38,6 +42,32 @@ def measured(metrics: Metrics) -> Middleware:
         return response
 
     return measure
+
+
+def limited(limit: RateLimit | None) -> Middleware:
+    """At most so many requests by each caller: 429 with Retry-After, and the RateLimit headers on every answer."""
+
+    @web.middleware
+    async def limit_rate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if limit is None or not request.path.startswith(("/fhir/", "/idempotency/")):
+            return await handler(request)
+        caller = request[ACCESS].caller
+        verdict = limit.take(str(request.remote) if caller == ANONYMOUS else caller)
+        headers = {"RateLimit": f'"default";r={verdict.left};t={verdict.reset_s}', "RateLimit-Policy": limit.policy}
+        if not verdict.is_allowed:
+            refusal = Refusal(
+                429, "throttled", "too many requests of this caller", retry_after_s=max(1, verdict.reset_s)
+            )
+            response: web.StreamResponse = refused(refusal)
+        else:
+            try:
+                response = await handler(request)
+            except Refusal as refusal:
+                response = refused(refusal)
+        response.headers.update(headers)
+        return response
+
+    return limit_rate
 
 
 def cors(origins: Sequence[str]) -> Middleware:
@@ -92,7 +122,7 @@ async def formats(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.path.startswith("/fhir/"):
         _check_accept(request)
         if request.method == "POST":
-            _check_body(request)
+            _check_body(request, *((_FORM,) if request.path.endswith("/_search") else _BODIES))
     return await handler(request)
 
 
@@ -108,10 +138,10 @@ def _check_accept(request: web.Request) -> None:
         raise Refusal(406, "not-supported", "only application/fhir+json is answered here")
 
 
-def _check_body(request: web.Request) -> None:
+def _check_body(request: web.Request, *kinds: str) -> None:
     if request.content_length is not None and request.content_length > request.client_max_size:
         raise Refusal(413, "too-long", f"a body of more than {request.client_max_size} bytes is not taken")
-    if request.content_type not in _BODIES or "Content-Type" not in request.headers:
-        raise Refusal(415, "not-supported", "send the header Content-Type: application/fhir+json")
+    if request.content_type not in kinds or "Content-Type" not in request.headers:
+        raise Refusal(415, "not-supported", f"send the header Content-Type: {kinds[0]}")
     if (request.charset or "utf-8").lower().replace("_", "-") not in ("utf-8", "utf8", "us-ascii"):
         raise Refusal(415, "not-supported", "FHIR JSON is UTF-8")

@@ -32,6 +32,7 @@ from server.errors import (
 )
 from server.evidence import Evidence
 from server.expected import Standing
+from server.limits import Admission
 from server.link import ROW_VANISHED_SQLSTATE, Link
 from server.metrics import Metrics
 from server.pool import Pool, Spawn
@@ -46,6 +47,8 @@ _STANDBY_AFTER_S = 0.25
 """A failover is shorter: until then a read waits for the new primary instead of asking the candidate."""
 _STANDBY_LINK_S = 1.0
 _RETRY_AFTER_S = 2
+_QUEUE_MS_MAX = 1_500
+_QUEUE_FREE = 300
 _DISK_FULL = "53100"
 _STALE = "SELECT extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 AS age_s"
 
@@ -67,6 +70,9 @@ class Replay:
         """Told what the primary does not show although it was acknowledged."""
         self._spawn = spawn
         self._batcher: tuple[Pool, Batcher] | None = None
+        self._admission = Admission(_QUEUE_MS_MAX, _QUEUE_FREE)
+        self._waiting = 0
+        """Writes that were let in and are not answered."""
         self._database = database
         self._evidence = evidence
         self._metrics = metrics
@@ -89,6 +95,26 @@ class Replay:
 
         Raises Refusal 503, or Alone when it must be written by itself.
         """
+        self._admit()
+        self._waiting += 1
+        try:
+            return await self._take(member, expect, until_s)
+        finally:
+            self._waiting -= 1
+
+    @property
+    def refused(self) -> int:
+        """Writes that were not let in, because the queue is too long."""
+        return self._admission.refused
+
+    def _admit(self) -> None:
+        """While there is a primary, no more is let in than it answers in time. Without one everybody waits for the next."""
+        if self._database.primary is not None and not self._admission.admits(self._waiting):
+            wait_s = math.ceil(self._admission.wait_s(self._waiting))
+            sentence = "too many want to book just now: nothing was booked; repeat it with the same Idempotency-Key"
+            raise Refusal(503, "throttled", sentence, retry_after_s=max(1, wait_s))
+
+    async def _take(self, member: Member, expect: Expect, until_s: float) -> Kept | str:
         with contextlib.suppress(TryAgain):  # nearly always it is written at the first try, which costs no policy
             return await self._take_once(member, expect, until_s)
         try:
@@ -112,7 +138,10 @@ class Replay:
         if pool is None:
             raise NoConnection("there is no primary that takes writes")
         if self._batcher is None or self._batcher[0] is not pool:
-            self._batcher = pool, Batcher(functools.partial(self._send_batch, pool), self._spawn)
+            self._batcher = (
+                pool,
+                Batcher(functools.partial(self._send_batch, pool), self._spawn, self._admission.answered),
+            )
         self._evidence.flight_changed(1)
         try:
             found = await self._batcher[1].submit(member, expect, until_s)

@@ -259,6 +259,18 @@ BEGIN
     END IF;
 END $$;
 
+-- A patient with this id: true when it is new.
+CREATE OR REPLACE FUNCTION locum_new_patient(p_patient text, p_name text, p_agent text, p_audit uuid) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO patient (id, name) VALUES (p_patient, p_name) ON CONFLICT (id) DO NOTHING;
+    IF FOUND THEN
+        INSERT INTO audit_event (id, agent, action, operation, entity, patient_id)
+        VALUES (p_audit, p_agent, 'C', 'create', 'Patient/' || p_patient, p_patient);
+        RETURN true;
+    END IF;
+    RETURN false;
+END $$;
+
 -- The slot that is meant, by its id or by practitioner and start. When both are given and differ, the one that differs
 -- from the current slot is what the client changed.
 CREATE OR REPLACE FUNCTION locum_pick_slot(p_current uuid, p_slot uuid, p_practitioner text, p_start timestamptz)

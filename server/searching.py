@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import uuid
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
@@ -16,31 +18,69 @@ from server.requests import parse_moment
 _PREFIXES = ("eq", "ge", "gt", "le", "lt", "sa", "eb")
 _COUNT_DEFAULT = 100
 COUNT_MAX = 1_000
-_OFFSET_MAX = 1_000_000
+_CURSOR_CHARS_MAX = 200
 _WINDOW = timedelta(days=31)
-_ALWAYS = ("_format", "_count", "_offset", "_pretty", "_summary")
+_ALWAYS = ("_format", "_count", "_cursor", "_pretty", "_summary")
 
 SEARCHES: dict[str, tuple[str, ...]] = {
-    "Appointment": ("_id", "patient", "practitioner", "location", "actor", "status", "date"),
-    "Slot": ("_id", "schedule", "start", "status"),
+    "Appointment": (
+        "_id",
+        "patient",
+        "practitioner",
+        "location",
+        "actor",
+        "slot",
+        "status",
+        "date",
+        "_sort",
+        "_include",
+    ),
+    "Slot": ("_id", "schedule", "start", "status", "service-type", "specialty", "_sort", "_include"),
     "Practitioner": ("_id",),
+    "PractitionerRole": ("_id", "practitioner", "_include"),
+    "HealthcareService": ("_id",),
     "Location": ("_id",),
-    "Schedule": ("_id", "actor"),
+    "Schedule": ("_id", "actor", "_include"),
 }
 """Known parameters of each resource; an unknown one is refused, because ignoring it would answer too much."""
 
+INCLUDES: dict[str, dict[str, str]] = {
+    "Appointment": {
+        "Appointment:patient": "Patient",
+        "Appointment:practitioner": "Practitioner",
+        "Appointment:location": "Location",
+        "Appointment:actor": "",
+    },
+    "Slot": {"Slot:schedule": "Schedule"},
+    "PractitionerRole": {
+        "PractitionerRole:practitioner": "Practitioner",
+        "PractitionerRole:location": "Location",
+        "PractitionerRole:service": "HealthcareService",
+    },
+    "Schedule": {"Schedule:actor": ""},
+}
+"""What may be included, and of which kind it is; nothing: of any."""
+
+
+class Key(msgspec.Struct, frozen=True, array_like=True):
+    """Where a page ended: of the last row in it."""
+
+    start: datetime
+    id: uuid.UUID
+
 
 class Page(msgspec.Struct, frozen=True):
-    """Which part of the matches is answered."""
+    """Which part of the matches is answered: `count`, after the row `after`."""
 
     count: int
-    offset: int
+    after: Key | None = None
 
-    def links(self, url: str, query: Mapping[str, str], total: int) -> dict[str, str]:
-        """self and, while there are more, next. `query`: what the client asked, without paging."""
-        found = {"self": _url(url, query, self)}
-        if self.offset + self.count < total:
-            found["next"] = _url(url, query, Page(self.count, self.offset + self.count))
+    def links(self, url: str, query: MultiMapping[str], last: Key | None) -> dict[str, str]:
+        """self and, after a page that ended with `last` and was not the end, next. `query`: what the client asked."""
+        asked = [(name, value) for name, value in query.items() if name not in ("_count", "_cursor")]
+        found = {"self": _url(url, asked, self)}
+        if last is not None:
+            found["next"] = _url(url, asked, Page(self.count, last))
         return found
 
 
@@ -55,11 +95,48 @@ def check_known(kind: str, query: MultiMapping[str]) -> None:
 
 
 def page(query: MultiMapping[str]) -> Page:
-    """_count (at most 1000) and _offset. Raises Refusal 400."""
+    """_count (at most 1000), and _cursor as a link of ours gave it. Raises Refusal 400."""
     return Page(
-        min(COUNT_MAX, _number(query, "_count", _COUNT_DEFAULT, COUNT_MAX * 1000)),
-        _number(query, "_offset", 0, _OFFSET_MAX),
+        min(COUNT_MAX, _number(query, "_count", _COUNT_DEFAULT, COUNT_MAX * 1000)), _cursor(query.get("_cursor"))
     )
+
+
+def _cursor(text: str | None) -> Key | None:
+    if text is None:
+        return None
+    try:
+        if len(text) <= _CURSOR_CHARS_MAX:
+            return msgspec.json.decode(base64.urlsafe_b64decode(text.encode("ascii")), type=Key)
+    except (ValueError, msgspec.DecodeError):
+        pass
+    raise Refusal(400, "value", "_cursor is only for links that this server has given")
+
+
+def descending(query: MultiMapping[str], name: str) -> bool:
+    """_sort by this one parameter, forwards or back. Raises Refusal 400."""
+    text = query.get("_sort", name)
+    if text not in (name, f"-{name}"):
+        raise Refusal(400, "not-supported", f"_sort may be {name} or -{name}")
+    return text.startswith("-")
+
+
+def includes(kind: str, query: MultiMapping[str]) -> list[str]:
+    """The kinds that are asked for by _include; an empty word is all. Raises Refusal 400."""
+    found = []
+    for value in query.getall("_include", []):
+        if value not in INCLUDES.get(kind, {}):
+            known = ", ".join(INCLUDES.get(kind, {})) or "nothing"
+            raise Refusal(400, "not-supported", f"{kind} can include {known}")
+        found.append(INCLUDES[kind][value])
+    return found
+
+
+def references(query: MultiMapping[str], name: str, kind: str) -> list[str]:
+    """The ids that a reference parameter names; comma means or. Raises Refusal 400."""
+    values = query.getall(name, [])
+    if len(values) > 1:
+        raise Refusal(400, "not-supported", f"{name} may be given once; a comma means or")
+    return [check_id(item.removeprefix(f"{kind}/")) for item in values[0].split(",")] if values else []
 
 
 def reference(query: MultiMapping[str], name: str, kind: str) -> str | None:
@@ -110,5 +187,8 @@ def _number(query: MultiMapping[str], name: str, default: int, most: int) -> int
     return int(text)
 
 
-def _url(url: str, query: Mapping[str, str], part: Page) -> str:
-    return f"{url}?{urlencode([*query.items(), ('_count', str(part.count)), ('_offset', str(part.offset))])}"
+def _url(url: str, asked: Sequence[tuple[str, str]], part: Page) -> str:
+    words = [*asked, ("_count", str(part.count))]
+    if part.after is not None:
+        words.append(("_cursor", base64.urlsafe_b64encode(msgspec.json.encode(part.after)).decode()))
+    return f"{url}?{urlencode(words)}"

@@ -38,6 +38,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     lease_ttl_ms: int = 3_000
     body_bytes_max: int = 256 * 1024
     connections_max: int = 16
+    rate_per_s: float = 0.0
+    """Requests a second by each caller (by address without tokens); 0: no limit."""
+    rate_burst: int = 100
     demo_practitioners: int = 0
     auth: AuthSettings | None = None
     """Whose bearer tokens are needed under /fhir; None: everybody who can connect may do everything."""
@@ -53,6 +56,8 @@ def load(path: Path) -> ServerSettings:
         raise SettingsError(f"{path} is not a valid server settings file: {error}; see docs/PROTOCOL.md") from error
     if not 0 <= found.demo_practitioners <= _PRACTITIONERS_MAX:
         raise SettingsError(f"{path}: demo_practitioners must lie in 0 to {_PRACTITIONERS_MAX}")
+    if found.rate_per_s < 0 or found.rate_burst < 1:
+        raise SettingsError(f"{path}: rate_per_s must not be negative, and rate_burst at least 1")
     if found.request_deadline_ms <= 0 or found.connections_max <= 0 or found.body_bytes_max <= 0:
         raise SettingsError(f"{path}: request_deadline_ms, connections_max and body_bytes_max must be above zero")
     return found

@@ -36,33 +36,40 @@ ORDER BY v.starts_at < w.starts_at, v.starts_at LIMIT 3
 """
 """The next free times of the practitioner whose slot is taken; then those of the day before."""
 
-FREE_SLOTS = """
-WITH blocked AS MATERIALIZED (SELECT * FROM locum_blocking($1, $2))
+_IN_THE_WAY = """
+SELECT FROM appointment a WHERE a.{who} = v.{who} AND a.during && tstzrange(v.starts_at, v.ends_at)
+AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled') AND (a.status <> 'pending' OR a.hold_expires_at > now())
+"""
+FREE_SLOTS = f"""
 SELECT v.* FROM slot_full v
 WHERE v.starts_at >= greatest($1, $3::timestamptz) AND v.starts_at < $2 AND v.ends_at <= $2
   AND (cardinality($4::text[]) = 0 OR v.practitioner_id = ANY ($4))
   AND (cardinality($5::text[]) = 0 OR v.location_id = ANY ($5) OR v.site_id = ANY ($5))
   AND (cardinality($6::text[]) = 0 OR v.specialty_code = ANY ($6))
-  AND NOT EXISTS (SELECT FROM blocked b WHERE b.practitioner_id = v.practitioner_id
-                  AND b.during && tstzrange(v.starts_at, v.ends_at))
-  AND NOT EXISTS (SELECT FROM blocked b WHERE b.location_id = v.location_id
-                  AND b.during && tstzrange(v.starts_at, v.ends_at))
+  AND NOT EXISTS ({_IN_THE_WAY.format(who="practitioner_id")}) AND NOT EXISTS ({_IN_THE_WAY.format(who="location_id")})
 ORDER BY v.starts_at, v.practitioner_id LIMIT $7
-"""
+"""  # noqa: S608  constants of ours
 
-SLOTS = """
-WITH blocked AS MATERIALIZED (SELECT * FROM locum_blocking($1, $2)), found AS (
-    SELECT DISTINCT ON (v.starts_at, v.practitioner_id, v.id)
-           v.*, CASE WHEN b.status = 'pending' THEN 'busy-tentative' WHEN b.status IS NOT NULL THEN 'busy' END AS busy
-    FROM slot_full v LEFT JOIN blocked b
-      ON b.practitioner_id = v.practitioner_id AND b.during && tstzrange(v.starts_at, v.ends_at)
-    WHERE v.starts_at >= $1 AND v.starts_at < $2
-      AND ($3::text IS NULL OR v.practitioner_id = $3) AND ($4::uuid IS NULL OR v.id = $4)
-    ORDER BY v.starts_at, v.practitioner_id, v.id, b.status)
-SELECT *, count(*) OVER () AS total FROM found
-WHERE $5::text IS NULL OR coalesce(busy, 'free') = $5
-ORDER BY starts_at, practitioner_id LIMIT $6 OFFSET $7
+_SLOTS = """
+SELECT v.*, b.busy FROM slot_full v
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN bool_or(a.status <> 'pending') THEN 'busy' WHEN count(*) > 0 THEN 'busy-tentative' END AS busy
+    FROM appointment a WHERE a.practitioner_id = v.practitioner_id AND a.during && tstzrange(v.starts_at, v.ends_at)
+      AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')
+      AND (a.status <> 'pending' OR a.hold_expires_at > now())) AS b
+WHERE v.starts_at >= $1 AND v.starts_at < $2
+  AND (cardinality($3::text[]) = 0 OR v.practitioner_id = ANY ($3)) AND ($4::uuid IS NULL OR v.id = $4)
+  AND (cardinality($5::text[]) = 0 OR coalesce(b.busy, 'free') = ANY ($5))
+  AND (cardinality($6::text[]) = 0 OR v.specialty_code = ANY ($6))
 """
+SLOTS = f"""
+{_SLOTS} AND ($7::timestamptz IS NULL OR (v.starts_at, v.id) > ($7, $8::uuid)) ORDER BY v.starts_at, v.id LIMIT $9
+"""
+SLOTS_LATEST = f"""
+{_SLOTS} AND ($7::timestamptz IS NULL OR (v.starts_at, v.id) < ($7, $8::uuid)) ORDER BY v.starts_at DESC, v.id DESC LIMIT $9
+"""
+"""By keys, not by number: the next page begins where the last one ended, whatever was booked meanwhile."""
+SLOTS_TOTAL = f"SELECT count(*) AS total FROM ({_SLOTS}) AS found"  # noqa: S608  constants of ours
 
 SLOT_TIME = "SELECT starts_at, ends_at FROM slot WHERE id = $1"
 
@@ -78,30 +85,47 @@ WARM_UP = (
 """Reads that fill a new session's catalog caches with most of what a booking needs: its first booking is then 2 ms
 faster."""
 
-APPOINTMENTS = """
-SELECT to_jsonb(f)::text AS row, count(*) OVER () AS total, f.id, f.version, locum_digest(a) AS digest,
-       locum_broken(a) AS broken
+_APPOINTMENTS = """
 FROM appointment_full f JOIN appointment a ON a.id = f.id
-WHERE ($1::text IS NULL OR f.patient_id = $1) AND ($2::text IS NULL OR f.practitioner_id = $2)
-  AND ($3::text IS NULL OR f.location_id = $3) AND (cardinality($4::text[]) = 0 OR f.status = ANY ($4))
+WHERE ($1::text IS NULL OR f.patient_id = $1) AND (cardinality($2::text[]) = 0 OR f.practitioner_id = ANY ($2))
+  AND (cardinality($3::text[]) = 0 OR f.location_id = ANY ($3)) AND (cardinality($4::text[]) = 0 OR f.status = ANY ($4))
   AND ($5::timestamptz IS NULL OR f.starts_at >= $5) AND ($6::timestamptz IS NULL OR f.starts_at < $6)
-  AND ($7::uuid IS NULL OR f.id = $7)
-ORDER BY f.starts_at, f.id LIMIT $8 OFFSET $9
+  AND ($7::uuid IS NULL OR f.id = $7) AND ($8::uuid IS NULL OR f.slot_id = $8)
 """
+_SHOWN = "SELECT to_jsonb(f)::text AS row, f.id, f.version, f.starts_at, locum_digest(a) AS digest, locum_broken(a) AS broken"
+APPOINTMENTS = f"""
+{_SHOWN} {_APPOINTMENTS} AND ($9::timestamptz IS NULL OR (f.starts_at, f.id) > ($9, $10::uuid)) ORDER BY f.starts_at, f.id LIMIT $11
+"""
+APPOINTMENTS_LATEST = f"""
+{_SHOWN} {_APPOINTMENTS} AND ($9::timestamptz IS NULL OR (f.starts_at, f.id) < ($9, $10::uuid))
+ORDER BY f.starts_at DESC, f.id DESC LIMIT $11
+"""
+APPOINTMENTS_TOTAL = f"SELECT count(*) AS total {_APPOINTMENTS}"
 
-PRACTITIONERS = "SELECT * FROM practitioner WHERE $1::text IS NULL OR id = $1 ORDER BY id"
+PRACTITIONERS = "SELECT * FROM practitioner WHERE cardinality($1::text[]) = 0 OR id = ANY ($1) ORDER BY id"
 LOCATIONS = """
 SELECT l.id, l.name, l.site_id, t.timezone FROM location l JOIN site t ON t.id = l.site_id
-WHERE $1::text IS NULL OR l.id = $1
-UNION ALL SELECT id, name, NULL, timezone FROM site WHERE $1::text IS NULL OR id = $1 ORDER BY id
+WHERE cardinality($1::text[]) = 0 OR l.id = ANY ($1)
+UNION ALL SELECT id, name, NULL, timezone FROM site WHERE cardinality($1::text[]) = 0 OR id = ANY ($1) ORDER BY id
 """
 SCHEDULES = """
 SELECT p.*, p.given || ' ' || p.family AS name, l.name AS location_name,
        (SELECT min(starts_at) FROM slot s WHERE s.practitioner_id = p.id) AS first_start,
        (SELECT max(ends_at) FROM slot s WHERE s.practitioner_id = p.id) AS last_end
-FROM practitioner p JOIN location l ON l.id = p.location_id WHERE $1::text IS NULL OR p.id = $1 ORDER BY p.id
+FROM practitioner p JOIN location l ON l.id = p.location_id
+WHERE cardinality($1::text[]) = 0 OR p.id = ANY ($1) ORDER BY p.id
 """
-PATIENT = "SELECT id, name FROM patient WHERE id = $1"
+ROLES = """
+SELECT p.*, p.given || ' ' || p.family AS name, l.name AS location_name, l.site_id FROM practitioner p
+JOIN location l ON l.id = p.location_id WHERE cardinality($1::text[]) = 0 OR p.id = ANY ($1) ORDER BY p.id
+"""
+SERVICES = """
+SELECT p.specialty_code AS id, min(p.specialty) AS specialty, array_agg(DISTINCT l.site_id) AS sites FROM practitioner p
+JOIN location l ON l.id = p.location_id WHERE cardinality($1::text[]) = 0 OR p.specialty_code = ANY ($1)
+GROUP BY p.specialty_code ORDER BY p.specialty_code
+"""
+PATIENTS = "SELECT id, name FROM patient WHERE id = ANY ($1::text[]) ORDER BY id"
+NEW_PATIENT = "SELECT locum_new_patient($1, $2, $3, $4)"
 
 SITES = "INSERT INTO site SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"
 ROOMS = "INSERT INTO location SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"

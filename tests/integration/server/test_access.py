@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ async def guarded(root: Path) -> AsyncIterator[Clinic]:
 
 
 async def free(it: Clinic, count: int, authorization: str | None = None) -> list[Json]:
-    status, bundle, _ = await it.call("/fhir/Slot?status=free&_count=50", Authorization=authorization or token())
+    soon = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    path = f"/fhir/Slot?status=free&start=ge{soon}&_count=50"
+    status, bundle, _ = await it.call(path, Authorization=authorization or token())
     assert status == 200, bundle
     return [entry["resource"] for entry in bundle["entry"]][:count]
 
