@@ -244,14 +244,15 @@ def _patient(parameters: Parameters) -> Patient | None:
     resource = parameters.one("patient-resource")
     if resource is not None:
         found = _resource(resource, PatientResource)
-        return Patient(check_id(found.id) if found.id else str(uuid.uuid4()), _name(found))
+        return Patient(check_id(found.id) if found.id else str(uuid.uuid4()), name_of(found))
     references = _references(parameters, "patient-reference")
     if len(references) > 1:
         raise Refusal(422, "business-rule", "group appointments are not made here: give one patient")
     return Patient(reference_id(references[0], "Patient")) if references else None
 
 
-def _name(found: PatientResource) -> str | None:
+def name_of(found: PatientResource) -> str | None:
+    """A patient's name in one line; None where none is given."""
     for name in found.name:
         said = name.text or " ".join([*name.given, *([name.family] if name.family else [])])
         if said and "\0" not in said:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from server import capability, routes_book, routes_find, routes_key, routes_read, routes_search
+from server import capability, openapi, routes_book, routes_find, routes_key, routes_patient, routes_read, routes_search
 from server.permission import needs
 
 _REFERENCED = "{kind:Practitioner|PractitionerRole|HealthcareService|Location|Schedule}"
@@ -23,10 +23,11 @@ def add(app: web.Application) -> None:
     router.add_get("/fhir/Slot", needs("Slot", "s", routes_search.search_slots))
     router.add_post("/fhir/Slot/_search", needs("Slot", "s", routes_search.search_slots))
     router.add_get("/fhir/Slot/{id}", needs("Slot", "r", routes_read.read_slot))
+    router.add_post("/fhir/Patient", needs("Patient", "c", routes_patient.create))
     router.add_get("/fhir/Patient/{id}", needs("Patient", "r", routes_read.read_patient))
     router.add_get("/fhir/metadata", capability.metadata)
     router.add_get(f"/fhir/{_REFERENCED}", routes_search.search_referenced)
     router.add_post(f"/fhir/{_REFERENCED}/_search", routes_search.search_referenced)
     router.add_get(f"/fhir/{_REFERENCED}/{{id}}", routes_read.read_referenced)
-    router.add_get("/openapi.json", capability.openapi)
+    router.add_get("/openapi.json", openapi.openapi)
     router.add_get("/idempotency/{key:.+}", needs("Appointment", "r", routes_key.show))

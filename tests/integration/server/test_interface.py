@@ -202,11 +202,11 @@ async def test_the_description_names_exactly_the_routes(tmp_path: Path) -> None:
         _, described, _ = await it.call("/openapi.json")
         for path, operations in described["paths"].items():
             for method in operations:
-                url = f"{it.url}{path.replace('{id}', NOBODY)}"
+                url = it.url + path.replace("{id}", NOBODY).replace("{version}", "1").replace("{key}", "none")
                 async with it.session.request(method, url) as answer:
                     body = await answer.read()
                     # 404 only where the description says that the one thing may be missing
-                    assert answer.status != 404 or "{id}" in path, (path, body)
+                    assert answer.status != 404 or "{" in path, (path, body)
                     assert answer.status != 405, path
         metrics = await it.session.get(f"{it.url}/metrics")
         assert "locum_server_requests_total" in await metrics.text()
