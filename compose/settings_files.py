@@ -35,7 +35,8 @@ def write_settings(layout: Layout, ports: Ports, options: UpOptions) -> None:
         _write(layout.settings(f"agent-{node}"), options.agent, agent_settings(layout, ports, options, node))
     _write(layout.settings("controller"), options.failover, controller_settings(layout, ports, options))
     for worker in worker_names(options.workers):
-        _write(layout.settings(worker), options.server, server_settings(layout, ports, options, worker))
+        said = {key: value for key, value in options.server.items() if worker == "server" or key != "clinic_file"}
+        _write(layout.settings(worker), said, server_settings(layout, ports, options, worker))
     if options.faultfs:
         for node in NODES:
             _write(layout.settings(f"faultfs-{node}"), {}, faultfs_settings(layout, node))

@@ -22,9 +22,12 @@ from replication.wire.http import new_session
 from replication.wire.process import listening, until_signal
 from replication.wire.process import run as run_process
 from replication.wire.secrets import read_secret
-from server import context, demo, health, middleware, permission, routes, routes_internal, store
+from server import context, health, middleware, permission, routes, routes_internal, slots, store
+from server.clinic import Clinic
+from server.clinic import load as load_clinic
 from server.context import Context
 from server.database import Database
+from server.demo import demo_clinic
 from server.errors import ReceiptsUnreadable, ServerError
 from server.evidence import Evidence
 from server.follow import follow
@@ -71,6 +74,7 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
     token = await asyncio.to_thread(read_secret, settings.token_file)
     password = await asyncio.to_thread(read_secret, settings.password_file)
     seal = await asyncio.to_thread(read_secret, settings.seal_key_file)
+    clinic = await asyncio.to_thread(_clinic, settings)
     metrics, evidence = Metrics(), Evidence(settings.name)
     async with new_session() as session, _task_group() as tasks:
         running: set[asyncio.Task[None]] = set()
@@ -104,7 +108,7 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
         at = settings.listen_host, settings.listen_port
         try:
             async with listening(app, *at, shutdown_ms=_DRAIN_MS, reuse_port=settings.reuse_port):
-                _start(spawn, session, token, shared, evidence, ready)
+                _start(spawn, session, token, shared, evidence, ready, clinic)
                 spawn(checker.run())
                 spawn(guard.run())
                 spawn(siblings.run())
@@ -159,19 +163,32 @@ def make_app(shared: Context, ready: health.Ready, session: aiohttp.ClientSessio
     return app
 
 
+def _clinic(settings: ServerSettings) -> Clinic | None:
+    """Whose slots this server keeps; None when another one does. Raises ClinicRefused."""
+    if settings.clinic_file is not None:
+        return load_clinic(settings.clinic_file)
+    return demo_clinic(settings.demo_practitioners) if settings.demo_practitioners else None
+
+
 def _limit(settings: ServerSettings) -> RateLimit | None:
     return RateLimit(settings.rate_per_s, settings.rate_burst) if settings.rate_per_s > 0 else None
 
 
 def _start(
-    spawn: Any, session: aiohttp.ClientSession, token: str, shared: Context, evidence: Evidence, ready: health.Ready
+    spawn: Any,
+    session: aiohttp.ClientSession,
+    token: str,
+    shared: Context,
+    evidence: Evidence,
+    ready: health.Ready,
+    clinic: Clinic | None,
 ) -> None:
     settings, replay = shared.settings, shared.replay
     spawn(follow(session, settings.controller_url, settings.name, shared.database))
     spawn(evidence.run(session, settings.controller_url, token))
-    spawn(demo.sweep(functools.partial(_end_holds, replay), _SWEEP_EVERY_S))
-    if settings.demo_practitioners:
-        spawn(demo.roll(replay, settings.demo_practitioners, ready.seeded))
+    spawn(slots.sweep(functools.partial(_end_holds, replay), _SWEEP_EVERY_S))
+    if clinic is not None:
+        spawn(slots.roll(replay, clinic, ready.seeded))
     else:
         ready.seeded()
 

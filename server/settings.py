@@ -42,6 +42,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Requests a second by each caller (by address without tokens); 0: no limit."""
     rate_burst: int = 100
     demo_practitioners: int = 0
+    clinic_file: Path | None = None
+    """Who may be booked where and when (server/clinic.py), instead of the demo clinic."""
     auth: AuthSettings | None = None
     """Whose bearer tokens are needed under /fhir; None: everybody who can connect may do everything."""
 

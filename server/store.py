@@ -133,12 +133,10 @@ PEOPLE = """
 INSERT INTO practitioner SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
 ON CONFLICT DO NOTHING
 """
-SLOTS_OF_SITE = """
+NEW_SLOTS = """
 INSERT INTO slot (id, practitioner_id, location_id, starts_at, ends_at)
-SELECT md5(p.id || ' ' || extract(epoch FROM t.start)::bigint)::uuid, p.id, p.location_id, t.start,
-       t.start + $3::int * interval '1 minute'
-FROM practitioner p JOIN location l ON l.id = p.location_id CROSS JOIN unnest($2::timestamptz[]) AS t (start)
-WHERE l.site_id = $1 ON CONFLICT DO NOTHING
+SELECT md5(m.who || ' ' || extract(epoch FROM m.starts)::bigint)::uuid, m.who, m.room, m.starts, m.ends
+FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[]) AS m (who, room, starts, ends) ON CONFLICT DO NOTHING
 """
 
 
