@@ -103,7 +103,7 @@ async def _book(cluster: Cluster, slots: list[object], seconds: float) -> Summar
         body = fhir.book_body(f"prop-{slot['id']}", slot["practitioner_id"])  # type: ignore[index]
         request = {"path": "/fhir/Appointment/$book", "body": body, "headers": {"Idempotency-Key": str(uuid.uuid4())}}
         lines.append(msgspec.json.encode(request))
-    return await _load(cluster, b"\n".join(lines), seconds)
+    return await http_load(cluster, b"\n".join(lines), seconds)
 
 
 async def _find(cluster: Cluster, seconds: float) -> Run:
@@ -117,7 +117,7 @@ async def _find(cluster: Cluster, seconds: float) -> Run:
         *({"name": "practitioner", "valueReference": {"reference": f"Practitioner/{name}"}} for name in who),
     )
     line = msgspec.json.encode({"path": "/fhir/Appointment/$find", "body": body})
-    summary = await _load(cluster, b"\n".join([line] * int(seconds * 5_000)), seconds)
+    summary = await http_load(cluster, b"\n".join([line] * int(seconds * 5_000)), seconds)
     assert set(summary.statuses) == {"200"}, summary.statuses
     return Run(summary.rate, summary.p50_ms, summary.p99_ms)
 
@@ -126,10 +126,11 @@ def _days_later(start: str, days: int) -> str:
     return (datetime.datetime.fromisoformat(start) + datetime.timedelta(days=days)).isoformat()
 
 
-async def _load(cluster: Cluster, lines: bytes, seconds: float) -> Summary:
+async def http_load(cluster: Cluster, lines: bytes, seconds: float, connections: int = CONNECTIONS) -> Summary:
+    """Send these requests to the server, as fast as they are answered."""
     at = urlsplit(cluster.ready.server)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.http_load", str(at.hostname), str(at.port), str(CONNECTIONS), str(seconds)),
+        *(sys.executable, "-m", "bench.http_load", str(at.hostname), str(at.port), str(connections), str(seconds)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=_ROOT,

@@ -25,7 +25,7 @@ async def find(request: web.Request) -> web.StreamResponse:
     if fault is not None:
         raise Refusal(422, "business-rule", fault)
     query = store.query(
-        store.FREE_SLOTS,
+        store.FREE_SLOTS_OF if asked.practitioners else store.FREE_SLOTS,
         asked.start,
         asked.end,
         earliest_start(context.now(), shared.rules),

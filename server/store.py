@@ -50,6 +50,24 @@ WHERE v.starts_at >= greatest($1, $3::timestamptz) AND v.starts_at < $2 AND v.en
 ORDER BY v.starts_at, v.practitioner_id LIMIT $7
 """  # noqa: S608  constants of ours
 
+FREE_SLOTS_OF = f"""
+SELECT v.* FROM (
+    SELECT n.id, n.starts_at, n.practitioner_id FROM (SELECT DISTINCT unnest($4::text[]) AS who) AS w
+    CROSS JOIN LATERAL (
+        SELECT v.id, v.starts_at, v.practitioner_id FROM slot v
+        WHERE v.practitioner_id = w.who AND v.starts_at >= greatest($1, $3::timestamptz) AND v.starts_at < $2 AND v.ends_at <= $2
+          AND (cardinality($5::text[]) = 0 OR v.location_id = ANY ($5)
+               OR EXISTS (SELECT FROM location l WHERE l.id = v.location_id AND l.site_id = ANY ($5)))
+          AND (cardinality($6::text[]) = 0
+               OR EXISTS (SELECT FROM practitioner p WHERE p.id = w.who AND p.specialty_code = ANY ($6)))
+          AND NOT EXISTS ({_IN_THE_WAY.format(who="practitioner_id")}) AND NOT EXISTS ({_IN_THE_WAY.format(who="location_id")})
+        ORDER BY v.starts_at LIMIT $7
+    ) AS n
+    ORDER BY n.starts_at, n.practitioner_id LIMIT $7
+) AS f JOIN slot_full v ON v.id = f.id ORDER BY v.starts_at, v.practitioner_id
+"""  # noqa: S608  constants of ours
+"""The same of some practitioners: of each only so many as are answered are looked at."""
+
 _SLOTS = """
 SELECT v.*, b.busy FROM slot_full v
 CROSS JOIN LATERAL (
