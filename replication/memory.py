@@ -58,11 +58,19 @@ class SqlMemory:
         self.took_ms = 0
         self.error: str | None = None
         self.fault: FaultKind | None = None
+        self.highest_redo = 0
+        """Where the latest checkpoint began that this start of PostgreSQL has told of."""
         self._promoted_ms: int | None = None
+
+    def noted(self, facts: SqlFacts) -> None:
+        """A probe has ended."""
+        self.facts = facts
+        self.highest_redo = max(self.highest_redo, facts.redo_lsn or 0)
 
     def forget(self) -> None:
         """No postmaster: nothing that it once said holds any more."""
         self.facts = self.ended_ms = self.error = self.fault = self._promoted_ms = None
+        self.highest_redo = 0
 
     def promoted(self, timeline: int) -> None:
         """The promotion itself has seen the end of recovery: told without waiting for another probe."""

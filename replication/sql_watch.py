@@ -108,7 +108,7 @@ class SqlWatch:
 
     def _take(self, before: SqlFacts | None, facts: SqlFacts, regular: bool) -> None:
         memory = self._memory
-        memory.sql.facts = facts
+        memory.sql.noted(facts)
         if before is None or facts.receive_lsn != before.receive_lsn:
             memory.receive_moved_ms = clock_ms()
         if regular:

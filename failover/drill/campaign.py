@@ -191,7 +191,7 @@ PROCESS_CLASSES = frozenset(
 )
 STORAGE_CLASSES = frozenset(CLASSES) - PROCESS_CLASSES
 """Faults of a disk, and of what lies on it: each that fired on live data is to be found."""
-_NAMED_WITHIN_S = 20.0
+_NAMED_WITHIN_S = 45.0
 
 
 def campaign(seed: int, count: int) -> list[Scenario]:

@@ -14,6 +14,10 @@ _LOST = frozenset({"lost_write", "stale_page", "row_missing", "wal_corrupt", "wa
 _WRONG_BYTES = frozenset(
     {"page_corrupt", "index_corrupt", "wal_corrupt", "control_corrupt", "seal_mismatch", "vm_corrupt"}
 )
+_PROBED = frozenset({"storage_error"})
+"""The agent's own probe of that disk read back other bytes than it wrote."""
+_REPLAYED = frozenset({"redo_failed"})
+"""A standby met it when it replayed what comes next."""
 _DEAD = frozenset({"process_dead"})
 _SILENT = frozenset({"unresponsive", "process_dead"})
 
@@ -36,15 +40,15 @@ RIGHT: dict[str, frozenset[str]] = {
     "disk read-only": frozenset({"read_only"}),
     "disk vanishes": frozenset({"storage_error", "read_only"}),
     "bit flip on read": _WRONG_BYTES,
-    "bit flip on write": _WRONG_BYTES,
-    "torn write": _WRONG_BYTES | _LOST,
-    "lost write": _LOST | {"vm_corrupt", "index_corrupt", "control_corrupt"},
+    "bit flip on write": _WRONG_BYTES | _PROBED | _REPLAYED,
+    "torn write": _WRONG_BYTES | _LOST | _PROBED | _REPLAYED,
+    "lost write": _LOST | _PROBED | _REPLAYED | {"vm_corrupt", "index_corrupt", "control_corrupt"},
     "fsync lies": frozenset({"storage_error"}),
     "power lost": _DEAD | {"wal_lost"},
-    "misdirected write": _LOST | _WRONG_BYTES | {"misdirected_write"},
+    "misdirected write": _LOST | _WRONG_BYTES | _PROBED | _REPLAYED | {"misdirected_write"},
     "WAL tail lost": frozenset({"wal_lost", "process_dead"}),
     "clock jump": frozenset(),
-    "damaged page": frozenset({"page_corrupt"}),
+    "damaged page": _REPLAYED | {"page_corrupt"},
     "zeroed page": frozenset({"row_missing", "page_corrupt", "stale_page", "lost_write"}),
     "stale page": frozenset({"stale_page", "lost_write", "row_missing"}),
     "second write lost": _LOST,
@@ -58,7 +62,7 @@ RIGHT: dict[str, frozenset[str]] = {
     "damaged long value": frozenset({"page_corrupt", "diverged", "stale_page"}),
     "stale visibility map": frozenset({"vm_corrupt", "stale_page", "lost_write"}),
     "damaged free space map": frozenset({"page_corrupt"}),
-    "file cut or gone": frozenset({"page_corrupt"}),
+    "file cut or gone": _REPLAYED | {"page_corrupt"},
     "damaged pg_xact": frozenset({"control_corrupt", "page_corrupt", "redo_failed", "row_missing", "storage_error"}),
     "damaged pg_control": frozenset({"control_corrupt"}),
     "damaged WAL": frozenset({"wal_corrupt"}),

@@ -10,7 +10,8 @@ from failover.drill.cluster import Cluster
 from failover.drill.errors import ClusterAway
 
 _EVERY_S = 0.2
-_SUSPECTED = "suspected_"
+_TOLD = ("suspected_", "fault.")
+"""Alarms that speak of a node's disk or content: `suspected_a`, `fault.a.storage_full`."""
 
 
 class Watch:
@@ -44,5 +45,5 @@ class Watch:
                 self._named.set()
         if self.suspected_s is None:
             alarms = (await self._cluster.view())["alarms"]
-            if any(str(alarm["name"]).startswith(_SUSPECTED) for alarm in alarms):
+            if any(str(alarm["name"]).startswith(_TOLD) for alarm in alarms):
                 self.suspected_s = round(time.monotonic() - since_s, 2)

@@ -50,11 +50,13 @@ class ControlWatch:
             except ActionFailed as error:
                 said = error.sentence
             else:
-                if found.checkpoint_lsn >= self._highest:
+                highest_redo = self._local.memory.sql.highest_redo
+                if found.checkpoint_lsn >= self._highest and found.redo_lsn >= highest_redo:
                     self._highest = found.checkpoint_lsn
                     return found
                 said = (
-                    f"its checkpoint went back from {format_lsn(self._highest)} to {format_lsn(found.checkpoint_lsn)}"
+                    f"its checkpoint went back from {format_lsn(max(self._highest, highest_redo))} to"
+                    f" {format_lsn(found.checkpoint_lsn)}"
                 )
             await asyncio.sleep(_PAUSE_S)
         if "CRC" in said or "went back" in said:
