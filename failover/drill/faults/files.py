@@ -17,7 +17,7 @@ from failover.drill.faults.live_files import LiveFiles, read, read_page, write
 from failover.drill.faults.planted import Planted
 from replication.page import PAGE_BYTES, lsn_of
 
-_TRIES = 8
+_TRIES = 24
 _CHANGES_WITHIN_S = 20.0
 _LOOK_EVERY_S = 0.2
 _TOAST = "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = $1::regclass AND reltoastrelid <> 0"
@@ -45,7 +45,12 @@ class FileFaults:
     async def make(self, kind: Damage, relation: str) -> str:
         """One of DAMAGES; `relation` counts where it is one of a relation's."""
         self._kind = kind
-        return f"{kind}: {await DAMAGES[kind](self, relation)}"
+        try:
+            return f"{kind}: {await DAMAGES[kind](self, relation)}"
+        except ClusterAway:
+            if not self.planted:
+                raise
+            return f"{kind}: {self.planted[-1].place}, which was found out at once: its node is no more"
 
     async def _plant(self, path: Path, offset: int, data: bytes, *, is_page: bool = False) -> None:
         await asyncio.to_thread(write, path, offset, data)

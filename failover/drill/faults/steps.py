@@ -120,7 +120,7 @@ class Injector:
         number = signal.Signals[f"SIG{step.signal}"]
         for target in step.to:
             if target.startswith("postgres ") and number is signal.SIGKILL:
-                pids = power.kill_postgres(self._cluster, self._node_of(target))
+                pids = self._killed(self._node_of(target))
             else:
                 pids = self._pids(target)
                 if number is signal.SIGSTOP:
@@ -131,6 +131,13 @@ class Injector:
             if number is signal.SIGSTOP:
                 self._stopped += pids
             self.told.append(f"SIG{step.signal} to {target}, {len(pids)} processes")
+
+    def _killed(self, node: str) -> list[int]:
+        """Those of a node's PostgreSQL; none, where what struck before has ended it already."""
+        try:
+            return power.kill_postgres(self._cluster, node)
+        except ClusterAway:
+            return []
 
     def _pids(self, target: str) -> list[int]:
         kind, node = target.partition(" ")[0], self._node_of(target)
