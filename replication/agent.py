@@ -35,6 +35,7 @@ from replication.publisher import Publisher
 from replication.redo_failure import RedoWatch
 from replication.replay_pause import ReplayPause
 from replication.runner import Runner
+from replication.scrub.post_mortem import CRASHED
 from replication.scrub.service import Scrub
 from replication.settings import AgentSettings, SettingsError, load
 from replication.settings_file import check_overrides
@@ -246,6 +247,8 @@ class Agent:
             _log.error("agent.log_fault", severity=line.error_severity, sqlstate=line.state_code, said=line.message)
             self.evidence.heard(line.error_severity, line.state_code, line.message)
             self._tell("log_fault")
+        if CRASHED.search(line.message):
+            self.run_soon("post_mortem", self.scrub.post_mortem.look)
         if _CRASH_WORDS in line.message:
             self.supervisor.backend_crashed()
 

@@ -15,6 +15,7 @@ from replication.scrub.kernel_watch import KernelWatch
 from replication.scrub.ledger_service import LedgerService
 from replication.scrub.page_judge import PageJudge
 from replication.scrub.page_service import PageScrub
+from replication.scrub.post_mortem import PostMortem
 from replication.scrub.relation_checks import RelationChecks
 from replication.scrub.status_compare import StatusCompare
 
@@ -37,6 +38,7 @@ class Scrub:
         self.pages = PageScrub(local, findings, self.judge, self.ledger, latency_ms)
         self.status = StatusCompare(local, findings, self.ledger)
         self.compare = CompareService(local, findings, self.judge, self.status, latency_ms)
+        self.post_mortem = PostMortem(local, findings, self.ledger)
         self._settings = local.node.settings
         self._control = ControlWatch(local, findings)
         self._relations = RelationChecks(local, findings)

@@ -134,6 +134,10 @@ class Ledger:
         """The block's last record, as far as the ledger goes back."""
         return self._lasts.get(relation, {}).get(block)
 
+    def known(self) -> dict[Relation, dict[int, Last]]:
+        """Every block's last record, as it is now."""
+        return {relation: dict(blocks) for relation, blocks in self._lasts.items()}
+
     def due(self, redo_lsn: int) -> dict[Relation, dict[int, Last]]:
         """Blocks whose last record in a batch ended at or below this REDO location: a checkpoint has written them. They are
         handed out once; what the batch in which the checkpoint began holds beyond it, with the next checkpoint."""
