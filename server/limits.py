@@ -16,6 +16,7 @@ import msgspec
 _CALLERS_MAX = 10_000
 _SMOOTHING = 0.1
 _RATE_FIRST = 500.0
+_PARDON_S = 5.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -67,6 +68,11 @@ class Admission:
         self._rate = _RATE_FIRST
         self._last_s: float | None = None
         self._since = 0
+        self._pardoned_until_s = 0.0
+
+    def pardon(self) -> None:
+        """Another primary has come: whoever waited for it comes all at once, and was promised an answer."""
+        self._pardoned_until_s = self._monotonic() + _PARDON_S
 
     def answered(self, count: int, waiting: int) -> None:
         """So many writes were answered together; a rate is measured only while more are waiting: an idle server is not slow."""
@@ -88,6 +94,7 @@ class Admission:
 
     def admits(self, waiting: int) -> bool:
         """Whether it fits; counts those that do not."""
-        fits = waiting < self._free or self.wait_s(waiting) <= self._queue_s_max
+        pardoned = self._monotonic() < self._pardoned_until_s
+        fits = pardoned or waiting < self._free or self.wait_s(waiting) <= self._queue_s_max
         self.refused += not fits
         return fits

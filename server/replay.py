@@ -138,6 +138,8 @@ class Replay:
         if pool is None:
             raise NoConnection("there is no primary that takes writes")
         if self._batcher is None or self._batcher[0] is not pool:
+            if self._batcher is not None:
+                self._admission.pardon()
             self._batcher = (
                 pool,
                 Batcher(functools.partial(self._send_batch, pool), self._spawn, self._admission.answered),

@@ -62,6 +62,16 @@ def test_what_does_not_fit_is_refused_by_the_pace_that_was_measured() -> None:
     assert admission.admits(1_500), "it has become faster"
 
 
+def test_whoever_waited_for_the_new_primary_is_not_refused_when_it_comes() -> None:
+    clock = Clock()
+    admission = Admission(1_000, 50, clock)
+    assert not admission.admits(5_000)
+    admission.pardon()
+    assert admission.admits(5_000)
+    clock.now_s += 6
+    assert not admission.admits(5_000)
+
+
 def test_an_idle_server_is_not_taken_for_a_slow_one_and_the_first_always_fit() -> None:
     clock = Clock()
     admission = Admission(1_000, 50, clock)
