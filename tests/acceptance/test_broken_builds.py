@@ -72,7 +72,10 @@ def test_a_lone_primary_that_is_opened_without_its_receipts_has_lost_bookings() 
 
 
 def test_a_diverged_node_that_may_confirm_loses_what_it_confirmed() -> None:
-    (report,) = drill("diverged_confirms", str(BREAKS / "diverged_confirms" / "scenario.toml"))
+    for _ in range(3):
+        (report,) = drill("diverged_confirms", str(BREAKS / "diverged_confirms" / "scenario.toml"))
+        if kinds(report) != {"unreadable"}:
+            break  # where nobody serves in the end nothing can be read, and nothing was shown: made again
     assert "lost" in kinds(report), report["said"]
 
 
