@@ -43,7 +43,7 @@ from server.routes_key import KEPT_HOURS
 from server.scheduling import Rules
 from server.seal import Seal, row_key
 from server.settings import ServerSettings, SettingsError, load
-from server.siblings import SiblingFiles, Siblings
+from server.siblings import Siblings
 from server.tokens import Verifier, keys_of
 
 _log = structlog.get_logger()
@@ -53,6 +53,7 @@ _SWITCH_S = 0.0005
 _DRAIN_MS = 2_000
 _HEADER_BYTES_MAX = 16_384
 _SWEEP_EVERY_S = 30.0
+_FORGET_EVERY_S = 3_600.0
 
 
 def run(settings_path: Path) -> int:
@@ -88,7 +89,7 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
         receipts = Receipts(settings.state_dir / "receipts", Seal(seal), evidence.receipts_changed)
         await _load(receipts, settings.adopted)
         siblings = Siblings(receipts, settings.siblings)
-        receipts.learn(*await asyncio.to_thread(SiblingFiles(settings.siblings).news))
+        await siblings.catch_up()
         checker = ReceiptChecker(database, receipts, evidence)
         evidence.held = lambda: database.held
         replay = Replay(database, evidence, metrics, settings.lease_ttl_ms, spawn)
@@ -187,6 +188,7 @@ def _start(
     spawn(follow(session, settings.controller_url, settings.name, shared.database))
     spawn(evidence.run(session, settings.controller_url, token))
     spawn(slots.sweep(functools.partial(_end_holds, replay), _SWEEP_EVERY_S))
+    spawn(slots.sweep(functools.partial(_forget_keys, replay), _FORGET_EVERY_S))
     if clinic is not None:
         spawn(slots.roll(replay, clinic, ready.seeded))
     else:
@@ -194,8 +196,11 @@ def _start(
 
 
 async def _end_holds(replay: Replay) -> None:
-    """Holds that ran out, and keys that nobody has to remember any more."""
     await replay.write(store.END_HOLDS, (), time.monotonic() + _SWEEP_EVERY_S)
+
+
+async def _forget_keys(replay: Replay) -> None:
+    """Keys that nobody has to remember any more. It reads the whole table, so seldom."""
     await replay.write(store.FORGET_KEYS, (float(KEPT_HOURS),), time.monotonic() + _SWEEP_EVERY_S)
 
 

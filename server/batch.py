@@ -115,11 +115,6 @@ class Batcher:
             raise ConnectionLost("the batch of this booking did not end in time")
         return waiting.answer.result()
 
-    @property
-    def queued(self) -> int:
-        """How many wait for a batch to begin."""
-        return len(self._queue)
-
     def _soon(self) -> None:
         """After everything that is ready on the loop now: the requests that came in together go together."""
         if not self._is_due and self._running < BATCHES_MAX and self._queue:

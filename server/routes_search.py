@@ -24,7 +24,6 @@ from server.searching import Key, Page
 _NOBODY = uuid.UUID(int=0)
 _REFERENCE = re.compile(r"([A-Za-z]+)/([A-Za-z0-9.-]{1,64})")
 _SLOT_STATES = ("free", "busy", "busy-tentative", "busy-unavailable", "entered-in-error")
-FORM = "application/x-www-form-urlencoded"
 
 
 class Found(msgspec.Struct, frozen=True):

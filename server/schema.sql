@@ -576,9 +576,9 @@ CREATE OR REPLACE FUNCTION locum_answer(p_key text) RETURNS jsonb LANGUAGE sql A
     RETURNING answer || jsonb_build_object('created_at', created_at);
 $$;
 
--- Keys that nobody has to remember any more: how many were forgotten, at most so many at once.
+-- Keys that nobody has to remember any more: how many were forgotten, at most so many in one transaction.
 CREATE OR REPLACE FUNCTION locum_forget_keys(p_age interval) RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = public AS $$
-    WITH old AS (SELECT key FROM idempotency WHERE touched_at < now() - p_age LIMIT 5000 FOR UPDATE SKIP LOCKED),
+    WITH old AS (SELECT key FROM idempotency WHERE touched_at < now() - p_age LIMIT 500000 FOR UPDATE SKIP LOCKED),
     gone AS (DELETE FROM idempotency i USING old WHERE i.key = old.key RETURNING 1)
     SELECT count(*) FROM gone;
 $$;

@@ -11,13 +11,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
+
 from replication.model import Receipt
 from server.receipt_file import FILE_BYTES, MAGIC, Stored, parse_on
 from server.receipts import Receipts
 
+_log = structlog.get_logger()
+
 _EVERY_S = 0.1
 """So old may be what this worker knows of the others': a row that vanished within it is caught by the worker that wrote it."""
 _CHUNK_BYTES = 4 * FILE_BYTES
+_LENGTH_BYTES = 4
 
 
 class SiblingFiles:
@@ -47,6 +52,8 @@ class SiblingFiles:
             return []
         try:
             start = self._read_to.setdefault(path, len(MAGIC))
+            if not any(os.pread(descriptor, _LENGTH_BYTES, start)):
+                return []  # zeros: nothing has come
             found, end = parse_on(os.pread(descriptor, _CHUNK_BYTES, start))
         finally:
             os.close(descriptor)
@@ -62,12 +69,23 @@ class Siblings:
         self._receipts = receipts
         self._directories = directories
         self._files = SiblingFiles(directories)
+        self._problem: str | None = None
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. A file that cannot be read is told and read the next time: this worker serves on."""
         while self._directories:
-            self._receipts.learn(*await asyncio.to_thread(self._files.news))
+            await self.catch_up()
             await asyncio.sleep(_EVERY_S)
+
+    async def catch_up(self) -> None:
+        """Learn what the others have written until now, as far as it can be read."""
+        try:
+            self._receipts.learn(*await asyncio.to_thread(self._files.news))
+            self._problem = None
+        except OSError as error:
+            if self._problem is None:
+                _log.error("server.siblings_unreadable", error=error.strerror)
+            self._problem = str(error)
 
     async def all(self) -> list[Receipt]:
         """The newest receipt of each id, of this worker and all others, as their disks have it now. Raises OSError."""
