@@ -95,7 +95,6 @@ async def cost(
         view = await cluster.view()
         for name, node in view["nodes"].items():
             console.print(f"{name}: {node['scrub']}, faults {node['faults']}")
-        await cluster.stop()
     return found
 
 

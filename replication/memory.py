@@ -29,6 +29,7 @@ from replication.model import (
 from replication.node import Node
 from replication.probes.disk import DiskProbe
 from replication.probes.sql import SqlFacts
+from replication.scrub.pace import Pace
 from replication.scrub.pause import Pause
 from replication.state_dir import AgentState, StateDir
 from replication.supervisor import Supervisor
@@ -125,6 +126,7 @@ class Memory:
         self.ledger_status: Callable[[], LedgerStatus | None] = lambda: None
         self.doing: Doing | None = None
         self.scrub_pause = Pause()
+        self.scrub_pace = Pace()
         self.doing_since_ms = 0
         self.replay_paused_by_probe = False
         self.replay_moved = True

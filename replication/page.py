@@ -41,13 +41,16 @@ def as_pages(data: bytes | bytearray | memoryview) -> Pages:
 
 def checksums(pages: Pages, blocks: NDArray[np.uint32]) -> NDArray[np.uint16]:
     """pg_checksum_page of each page, whose number within its relation is in `blocks`."""
-    words = pages.copy().view("<u4").reshape(len(pages), _ROUNDS, _LANES)
-    words[:, 0, 2] &= np.uint32(0xFFFF0000)  # pd_checksum, bytes 8 and 9
+    rows = pages.view("<u4").reshape(len(pages), _ROUNDS, _LANES)
+    words = np.array(rows.transpose(1, 0, 2), order="C")  # a copy in which a round of all pages lies together
+    words[0, :, 2] &= np.uint32(0xFFFF0000)  # pd_checksum, bytes 8 and 9
     sums = np.broadcast_to(_OFFSETS, (len(pages), _LANES)).copy()
-    for number in range(_ROUNDS):
-        sums = _mixed(sums, words[:, number])
-    zeros = np.zeros_like(sums)
-    sums = _mixed(_mixed(sums, zeros), zeros)
+    shifted = np.empty_like(sums)
+    for one in words:
+        np.bitwise_xor(sums, one, out=sums)
+        _mix(sums, shifted)
+    _mix(sums, shifted)  # two rounds of zeros
+    _mix(sums, shifted)
     folded = np.bitwise_xor.reduce(sums, axis=1) ^ blocks
     return np.asarray(folded % np.uint32(65_535) + np.uint32(1), dtype=np.uint16)
 
@@ -87,6 +90,8 @@ def lsn_of(page: bytes) -> int:
     return int.from_bytes(page[:4], "little") << 32 | int.from_bytes(page[4:8], "little")
 
 
-def _mixed(sums: NDArray[np.uint32], words: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    mixed = sums ^ words
-    return mixed * _PRIME ^ (mixed >> np.uint32(17))
+def _mix(sums: NDArray[np.uint32], shifted: NDArray[np.uint32]) -> None:
+    """CHECKSUM_COMP after the word has come in, in place; `shifted` is room of the same shape."""
+    np.right_shift(sums, np.uint32(17), out=shifted)
+    np.multiply(sums, _PRIME, out=sums)
+    np.bitwise_xor(sums, shifted, out=sums)

@@ -97,7 +97,11 @@ class CompareService:
 
     async def _one_pass(self, peer: AgentClient, *, is_hurried: bool) -> None:
         settings, began_s, seen = self._local.node.settings, time.monotonic(), 0
-        budget = Budget(0.0 if is_hurried else settings.compare_mb_per_s, settings.scrub_latency_ms_max)
+        budget = Budget(
+            0.0 if is_hurried else settings.compare_mb_per_s,
+            settings.scrub_latency_ms_max,
+            self._local.memory.scrub_pace.share,
+        )
         files = await in_thread(relation_files, self._local.node.data_dir)
         main = [Range(file.path.partition(".")[0], file.first_block, file.pages) for file in files if file.pages]
         ranges = [one for one in main if relation_at(one.path) is not None]

@@ -207,7 +207,7 @@ class LedgerService:
         if self._local.memory.scrub_pause.is_on:
             return False
         settings = self._local.node.settings
-        budget = Budget(settings.scrub_mb_per_s, settings.scrub_latency_ms_max)
+        budget = Budget(settings.scrub_mb_per_s, settings.scrub_latency_ms_max, self._local.memory.scrub_pace.share)
         due, began_s, count = ledger.due(redo), time.monotonic(), 0
         for relation, lasts in sorted(due.items()):
             path = await in_thread(fork_path, self._local.node.data_dir, relation)

@@ -88,7 +88,11 @@ class PageScrub:
     async def _one_pass(self, position: Position, *, is_hurried: bool) -> None:
         settings, began_s = self._local.node.settings, time.monotonic()
         copy = self._local.state.rebuilt_revision
-        budget = Budget(0.0 if is_hurried else settings.scrub_mb_per_s, settings.scrub_latency_ms_max)
+        budget = Budget(
+            0.0 if is_hurried else settings.scrub_mb_per_s,
+            settings.scrub_latency_ms_max,
+            self._local.memory.scrub_pace.share,
+        )
         work, bad, cached = PagePass(self._local.node.data_dir, position), 0, False
         try:
             while (batch := await in_thread(work.step)) is not None:

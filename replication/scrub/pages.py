@@ -19,7 +19,7 @@ from replication.page import PAGE_BYTES, as_pages, damaged, lsns
 from replication.relation_files import open_past_cache, read_at
 from replication.scrub.files import RelationFile, relation_files
 
-BATCH_PAGES = 64
+BATCH_PAGES = 128
 _READ_AGAIN = 3
 _PAUSE_S = 0.01
 
@@ -164,12 +164,19 @@ class PagePass:
 
 
 class Budget:
-    """How fast a pass may read: MB/s (0: as fast as it can). `waits_s` after each batch; slow bookings stop it. Pure but for
-    the clock that it is given."""
+    """How fast a pass may read: MB/s (0: as fast as it can). `waits_s` after each batch; slow bookings stop it, and `share` is
+    how much of it may be used now. Pure but for the clock and the share that it is given."""
 
-    def __init__(self, mb_per_s: float, latency_ms_max: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        mb_per_s: float,
+        latency_ms_max: int,
+        share: Callable[[], float] = lambda: 1.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._bytes_per_s = mb_per_s * 1_000_000
         self._latency_ms_max = latency_ms_max
+        self._share = share
         self._monotonic = monotonic
         self._free_s = monotonic()
 
@@ -178,7 +185,7 @@ class Budget:
         if self._bytes_per_s <= 0:
             return 0.0
         now_s = self._monotonic()
-        self._free_s = max(self._free_s, now_s - 1.0) + pages * PAGE_BYTES / self._bytes_per_s
+        self._free_s = max(self._free_s, now_s - 1.0) + pages * PAGE_BYTES / (self._bytes_per_s * self._share())
         wait_s = max(0.0, self._free_s - now_s)
         if latency_ms is not None and latency_ms > self._latency_ms_max:
             return max(wait_s, _YIELD_S)

@@ -89,4 +89,6 @@ class Scrub:
             began_s = time.monotonic()
             await look()
             took_s = time.monotonic() - began_s
-            await asyncio.sleep(max(_REST_S_MIN, took_s / self._settings.relation_checks_share))
+            await asyncio.sleep(
+                max(_REST_S_MIN, took_s / (self._settings.relation_checks_share * self._memory.scrub_pace.share()))
+            )

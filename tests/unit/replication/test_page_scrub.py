@@ -89,7 +89,7 @@ def test_a_pass_goes_on_where_it_was(tmp_path: Path) -> None:
     write(data / "base/5/2", 100)
     work = PagePass(data)
     for _ in range(3):
-        work.step()
+        work.step(64)
     work.close()
     assert work.position == Position("base/5/2", 64, 164, 200)
     assert scrub(data, work.position)[1] == 36
@@ -129,12 +129,12 @@ def test_a_file_that_is_dropped_on_the_way_is_no_damage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("latency_ms", "least_s"), [(None, 0.0), (5, 0.0), (500, 1.0)])
 def test_slow_bookings_stop_it(latency_ms: int | None, least_s: float) -> None:
-    assert Budget(1_000.0, 100, lambda: 7.0).waits_s(1, latency_ms) >= least_s
+    assert Budget(1_000.0, 100, monotonic=lambda: 7.0).waits_s(1, latency_ms) >= least_s
 
 
 def test_a_budget_holds_on_average_and_zero_means_none() -> None:
     now_s = 100.0
-    budget, waited_s = Budget(8.192, 100, lambda: now_s), 0.0
+    budget, waited_s = Budget(8.192, 100, monotonic=lambda: now_s), 0.0
     for _ in range(1_000):
         wait_s = budget.waits_s(1, None)
         waited_s += wait_s
@@ -171,3 +171,10 @@ def test_a_pause_is_over_by_itself_and_at_once_when_it_is_ended() -> None:
     for bad in (-1.0, float("nan"), 1e9):
         with pytest.raises(ValueError, match="a pause lasts"):
             pause.begin(bad)
+
+
+def test_busy_processors_make_it_slower() -> None:
+    def waited_s(share: float) -> float:
+        return Budget(8.192, 100, lambda: share, lambda: 7.0).waits_s(100, None)
+
+    assert waited_s(0.1) == pytest.approx(10 * waited_s(1.0))
