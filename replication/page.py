@@ -75,7 +75,8 @@ def damaged_among(pages: Pages, blocks: NDArray[np.uint32]) -> list[int]:
         & (special % _ALIGN == 0)
         & (upper != 0)
     )
-    new = (upper == 0) & ~pages.any(axis=1)
+    new = upper == 0
+    new[new] = ~pages[new].any(axis=1)
     return [int(block) for block in blocks[~(whole | new)]]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from replication.page import PAGE_BYTES, PAGES_A_SEGMENT, as_pages, damaged, lsn
 
 _BATCH_PAGES = 64
 _READ_AGAIN = 3
+_SPARE_PAGES, _SPARE_MAX = 256, 4
+_SPARE: deque[mmap.mmap] = deque()
+"""Threads take and give: a deque's ends are safe for that."""
 _PAUSE_S = 0.01
 
 
@@ -120,9 +125,24 @@ def open_past_cache(path: Path) -> tuple[int, bool]:
 
 def read_at(descriptor: int, page: int, count: int) -> bytes:
     """So many pages from this one on, fewer at the end of the file. Raises OSError."""
-    with mmap.mmap(-1, count * PAGE_BYTES) as aligned:  # O_DIRECT wants memory on a page boundary
-        got = os.preadv(descriptor, [aligned], page * PAGE_BYTES)
-        return aligned[:got]
+    with aligned(count) as room:
+        return bytes(read_into(room, descriptor, page, count))
+
+
+def read_into(room: mmap.mmap, descriptor: int, page: int, count: int) -> memoryview:
+    """The same into memory that was made with `aligned`; what is given is a view of it. Raises OSError."""
+    view = memoryview(room)[: count * PAGE_BYTES]
+    return view[: os.preadv(descriptor, [view], page * PAGE_BYTES)]
+
+
+@contextlib.contextmanager
+def aligned(pages: int) -> Iterator[mmap.mmap]:
+    """Memory on a page boundary, as O_DIRECT wants it. Used again and again: memory fresh from the system costs more than the
+    reading, a page fault for every 4 kB. A reader that never comes back from its disk keeps what it has."""
+    room = _SPARE.pop() if _SPARE and pages <= _SPARE_PAGES else mmap.mmap(-1, max(pages, _SPARE_PAGES) * PAGE_BYTES)
+    yield room
+    if pages <= _SPARE_PAGES and len(_SPARE) < _SPARE_MAX:
+        _SPARE.append(room)
 
 
 def _segments(data_dir: Path, path: str) -> Iterator[tuple[Path, int]]:

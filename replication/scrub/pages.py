@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from replication.page import PAGE_BYTES, as_pages, damaged, lsns
-from replication.relation_files import open_past_cache, read_at
+from replication.page import PAGE_BYTES, Pages, as_pages, damaged, lsns
+from replication.relation_files import aligned, open_past_cache, read_at, read_into
 from replication.scrub.files import RelationFile, relation_files
 
 BATCH_PAGES = 128
@@ -126,14 +126,15 @@ class PagePass:
     def _read(self, opened: _Open, count: int) -> Batch | None:
         page = self.position.page
         first = opened.file.first_block + page
-        try:
-            data = read_at(opened.descriptor, page, count)
-        except OSError as error:
-            bad = BadPage(opened.file.fork_path, first, error.strerror or str(error))
-            return self._advanced(opened, count, [bad])
-        pages = as_pages(data)
-        if not len(pages):
-            return None
+        with aligned(count) as room:
+            try:
+                pages = as_pages(read_into(room, opened.descriptor, page, count))
+            except OSError as error:
+                bad = BadPage(opened.file.fork_path, first, error.strerror or str(error))
+                return self._advanced(opened, count, [bad])
+            return self._verified(opened, first, pages) if len(pages) else None
+
+    def _verified(self, opened: _Open, first: int, pages: Pages) -> Batch:
         again = [
             self._again(opened, block, int(lsns(pages[block - first : block - first + 1])[0]))
             for block in damaged(pages, first)

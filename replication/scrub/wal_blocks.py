@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from operator import itemgetter
 
 import asyncpg
 
@@ -17,12 +18,13 @@ from replication.errors import ActionFailed
 from replication.model import Reason
 from replication.node import Node
 from replication.page import lsn_of
-from replication.scrub.tuples import HeapRecord, places_of
+from replication.scrub.tuples import HeapRecord, Places, places_of
 from replication.scrub.wal_ledger import Mark, Ref, Relation
 from replication.wal_end import record_end, waldump
 
 BLOCK_INFO_SINCE = 16
 _ROWS_AT_ONCE = 200
+_END = itemgetter(0)
 _REFS = """
 SELECT reltablespace::bigint AS tablespace, reldatabase::bigint AS database, relfilenode::bigint AS number,
        relblocknumber::bigint AS block,
@@ -87,14 +89,19 @@ async def read_refs(connection: asyncpg.Connection, start_lsn: int, end_lsn: int
 
 
 def _of_row(row: asyncpg.Record) -> Iterator[Ref]:
-    relation = Relation(row["tablespace"], row["database"], row["number"])
-    columns = (row[name] for name in ("ends", "kinds", "images", "said"))
-    words = sorted(zip(*columns, strict=True), key=lambda word: int(word[0]))
-    for end, kind, image, said in words:  # a grouping by sort would not keep the order
-        lsn = None if image is None else lsn_of(image)
-        name, _, number = kind.rpartition(" ")
-        places = places_of(name, said or "", int(number))
-        yield Ref(relation, row["block"], end, mark_of(kind), lsn, places)
+    relation, block = Relation(row["tablespace"], row["database"], row["number"]), row["block"]
+    words = list(zip(row["ends"], row["kinds"], row["images"], row["said"], strict=True))
+    words.sort(key=_END)  # a grouping by sort would not keep the order
+    for end, kind, image, said in words:
+        mark, places = _meaning(kind, said)
+        yield Ref(relation, block, end, mark, None if image is None else lsn_of(image), places)
+
+
+@lru_cache(maxsize=16_384)
+def _meaning(kind: str, said: str | None) -> tuple[Mark, Places | None]:
+    """Records of the same words say the same: most inserts differ only in where they are, and there are many of them."""
+    name, _, number = kind.rpartition(" ")
+    return mark_of(kind), places_of(name, said or "", int(number))
 
 
 async def page_in_buffers(connection: asyncpg.Connection, relation: Relation, block: int) -> bytes | None:

@@ -111,18 +111,22 @@ class Ledger:
         broken: list[Broken] = []
         end = read_to
         touched: dict[Relation, dict[int, Last]] = {}
+        relation: Relation | None = None
+        blocks: dict[int, Last] = {}
+        fresh: dict[int, Last] = {}
         for ref in refs:
             end = max(end, ref.end_lsn)
-            blocks = self._lasts.setdefault(ref.relation, {})
+            if ref.relation is not relation:  # those of one block come together
+                relation = ref.relation
+                blocks, fresh = self._lasts.setdefault(relation, {}), touched.setdefault(relation, {})
             known = blocks.get(ref.block)
             if ref.image_lsn is not None and (found := self._chain(ref, known)) is not None:
                 broken.append(found)
             elif known is not None and ref.places is not None and ref.places.taken & known.occupied:
                 broken.append(Broken(ref.relation, ref.block, ref.end_lsn, 0, known.lsn, Reading.OCCUPIED))
-            last = _next(ref, known)._replace(occupied=_occupied(ref, known))
-            blocks[ref.block] = last
+            last = _next(ref, known, 0 if ref.places is None else _occupied(ref, ref.places, known))
+            blocks[ref.block] = fresh[ref.block] = last
             self._entries += known is None
-            touched.setdefault(ref.relation, {})[ref.block] = last
         self.read_to = max(self.read_to, read_to)
         if touched:
             self._batches.append(_Batch(end, touched))
@@ -202,20 +206,19 @@ class Ledger:
         self._batches = [batch for batch in self._batches if batch.end_lsn > limit]
 
 
-def _next(ref: Ref, known: Last | None) -> Last:
+def _next(ref: Ref, known: Last | None, occupied: int) -> Last:
+    end = ref.end_lsn
+    if ref.mark is Mark.SET:
+        return Last(end, end, end, occupied)
     floor = known.floor if known is not None else 0
     if ref.mark is Mark.UNSURE:
-        return Last(ref.end_lsn, floor, floor)
-    if ref.mark is Mark.SET:
-        return Last(ref.end_lsn, ref.end_lsn, ref.end_lsn)
+        return Last(end, floor, floor, occupied)
     if known is not None and known.before < known.floor:
-        return Last(ref.end_lsn, known.floor, known.before)
-    return Last(ref.end_lsn, ref.end_lsn, floor)
+        return Last(end, known.floor, known.before, occupied)
+    return Last(end, end, floor, occupied)
 
 
-def _occupied(ref: Ref, known: Last | None) -> int:
-    """What WAL says of a heap page's places after this record: nothing after one that is not understood, or before an image."""
-    if ref.places is None:
-        return 0
-    before = 0 if known is None or ref.image_lsn is not None or ref.places.is_reset else known.occupied
-    return before & ~ref.places.freed | ref.places.taken
+def _occupied(ref: Ref, places: Places, known: Last | None) -> int:
+    """What WAL says of a heap page's places after this record: nothing before an image, or after one that is not understood."""
+    before = 0 if known is None or ref.image_lsn is not None or places.is_reset else known.occupied
+    return before & ~places.freed | places.taken
