@@ -33,6 +33,7 @@ from tests.integration.replication.storm import CREATE, STEPS
 CALM_S = float(os.environ.get("LOCUM_CALM_S", "25"))
 RATE = 20
 LOOPS = 4
+_PRACTITIONERS = max(40, round(CALM_S * RATE / 400))  # each has some 800 free times
 _BALLOON_LEAVES_BYTES = 1024**3
 _BALLOON = (
     "import sys, time; held = bytearray(int(sys.argv[1])); held[::4096] = b'x' * len(held[::4096]); time.sleep(1e6)"
@@ -145,7 +146,7 @@ async def balloon() -> AsyncIterator[str]:
 @pytest.mark.timeout(int(4 * CALM_S) + 300)
 async def test_a_calm_day_with_everything_at_once_promotes_nobody_and_finds_nothing(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    async with running(tmp_path, "--demo-practitioners", "40") as cluster, balloon() as told:
+    async with running(tmp_path, "--demo-practitioners", str(_PRACTITIONERS)) as cluster, balloon() as told:
         before = await cluster.view()
         primary = before["primary"]
         proposals = await fhir.endless(cluster.session, cluster.ready.server)
