@@ -33,7 +33,7 @@ from tests.integration.replication.storm import CREATE, STEPS
 CALM_S = float(os.environ.get("LOCUM_CALM_S", "25"))
 RATE = 20
 LOOPS = 4
-_PRACTITIONERS = max(40, round(CALM_S * RATE / 400))  # each has some 800 free times
+_PRACTITIONERS = 40 if CALM_S < 600 else 80  # each has some 800 free times
 _BALLOON_LEAVES_BYTES = 1024**3
 _BALLOON = (
     "import sys, time; held = bytearray(int(sys.argv[1])); held[::4096] = b'x' * len(held[::4096]); time.sleep(1e6)"
