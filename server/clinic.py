@@ -14,6 +14,8 @@ specialty = "General practice"
 site = "north"
 room_id = "room-1"
 room = "Room 1"
+device_id = "ultrasound"  # left out where nothing is needed but the room; others may need the same one
+device = "Ultrasound, ground floor"
 [[practitioners.availability]]
 days = "FREQ=WEEKLY;BYDAY=MO,TU,WE,TH,FR"
 opens = 08:00:00
@@ -51,7 +53,7 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A practitioner with a room at a site."""
+    """A practitioner with a room at a site, and with a piece of equipment where every appointment needs one."""
 
     id: str
     given: str
@@ -61,6 +63,8 @@ class Person(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     room_id: str
     room: str
     site: str
+    device_id: str | None = None
+    device: str | None = None
     availability: list[Rule] = []
 
 
@@ -91,7 +95,8 @@ def fault(clinic: Clinic) -> str | None:
         return f"horizon_days must lie in {HORIZON_DAYS_MIN} to {HORIZON_DAYS_MAX}"
     sites = [site.id for site in clinic.sites]
     people = [person.id for person in clinic.practitioners]
-    for name in (*sites, *people, *(person.room_id for person in clinic.practitioners)):
+    devices = [person.device_id for person in clinic.practitioners if person.device_id is not None]
+    for name in (*sites, *people, *(person.room_id for person in clinic.practitioners), *devices):
         try:
             check_id(name)
         except Refusal as error:

@@ -29,6 +29,8 @@ def appointment(row: AppointmentRow) -> Resource:
     zone = ZoneInfo(row.timezone)
     who = [participant("Practitioner", row.practitioner_id, row.practitioner_name)]
     who.append(participant("Location", row.location_id, row.location_name))
+    if row.device_id is not None:
+        who.append(participant("Device", row.device_id, row.device_name))
     if row.patient_id is not None:
         who.append(participant("Patient", row.patient_id, row.patient_name))
     found: Resource = {
@@ -56,6 +58,12 @@ def appointment(row: AppointmentRow) -> Resource:
 
 def proposal(row: SlotRow) -> Resource:
     """A proposed Appointment: nothing is kept of it, its id means its slot."""
+    who = [
+        participant("Practitioner", row.practitioner_id, row.practitioner_name, "needs-action"),
+        participant("Location", row.location_id, row.location_name, "needs-action"),
+    ]
+    if row.device_id is not None:
+        who.append(participant("Device", row.device_id, row.device_name, "needs-action"))
     return {
         "resourceType": "Appointment",
         "id": proposal_id(row.id),
@@ -65,10 +73,7 @@ def proposal(row: SlotRow) -> Resource:
         **period(row.starts_at, row.ends_at, ZoneInfo(row.timezone)),
         "minutesDuration": minutes(row.starts_at, row.ends_at),
         "slot": [{"reference": f"Slot/{row.id}"}],
-        "participant": [
-            participant("Practitioner", row.practitioner_id, row.practitioner_name, "needs-action"),
-            participant("Location", row.location_id, row.location_name, "needs-action"),
-        ],
+        "participant": who,
     }
 
 
@@ -105,6 +110,12 @@ def location(row: Mapping[str, Any]) -> Resource:
     if row["site_id"] is not None:
         found["partOf"] = {"reference": f"Location/{row['site_id']}"}
     return found
+
+
+def device(row: Mapping[str, Any]) -> Resource:
+    """A Device: a piece of equipment that one appointment at a time may need."""
+    name = {"name": row["name"], "type": "user-friendly-name"}
+    return {"resourceType": "Device", "id": row["id"], "status": "active", "deviceName": [name]}
 
 
 def schedule(row: Mapping[str, Any]) -> Resource:

@@ -32,6 +32,7 @@ _DETAILS = {"hold-expired": "slot-taken"}
 _CONSTRAINTS = {
     "appointment_practitioner_free": "slot-taken",
     "appointment_location_free": "slot-taken",
+    "appointment_device_free": "slot-taken",
     "appointment_patient_free": "patient-overlap",
 }
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from server import capability, openapi, routes_book, routes_find, routes_key, routes_patient, routes_read, routes_search
 from server.permission import needs
 
-_REFERENCED = "{kind:Practitioner|PractitionerRole|HealthcareService|Location|Schedule}"
+_REFERENCED = "{kind:Practitioner|PractitionerRole|HealthcareService|Location|Device|Schedule}"
 
 
 def add(app: web.Application) -> None:

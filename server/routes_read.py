@@ -69,7 +69,7 @@ async def read_version(request: web.Request) -> web.StreamResponse:
 
 
 async def read_referenced(request: web.Request) -> web.StreamResponse:
-    """GET /fhir/{Practitioner,Location,Schedule}/[id]."""
+    """GET /fhir/{Practitioner,Location,Device,Schedule}/[id]."""
     permission.require(request, request.match_info["kind"], "r")
     until_s = context.deadline_s(request)
     sql, shape = REFERENCED[request.match_info["kind"]]
@@ -117,6 +117,7 @@ REFERENCED: dict[str, tuple[str, Callable[[Mapping[str, Any]], fhir.Resource]]] 
     "PractitionerRole": (store.ROLES, fhir.practitioner_role),
     "HealthcareService": (store.SERVICES, fhir.healthcare_service),
     "Location": (store.LOCATIONS, fhir.location),
+    "Device": (store.DEVICES_OF, fhir.device),
     "Schedule": (store.SCHEDULES, fhir.schedule),
 }
 """What appointments and slots refer to: how it is read by ids (none: all), and its shape."""

@@ -41,7 +41,7 @@ async def search_appointments(request: web.Request) -> web.StreamResponse:
     part, backwards = searching.page(query), searching.descending(query, "date")
     kinds = searching.includes("Appointment", query)
     low, high = searching.bounds(query.getall("date", []))
-    patient, practitioners, locations = _actors(query)
+    patient, practitioners, locations, devices = _actors(query)
     own = permission.only_patient(request, "Appointment", "s")
     if own is not None and patient not in (None, own):
         return await _answered(request, query, part, [], Found([], None, 0), [], None)
@@ -52,7 +52,17 @@ async def search_appointments(request: web.Request) -> web.StreamResponse:
         else ("Practitioner", practitioners[0] if len(practitioners) == 1 else None)
     )
     words = searching.tokens(query, "status")
-    filters = (patient, practitioners, locations, words, low, high, _uuid(query, "_id"), _uuid(query, "slot", "Slot"))
+    filters = (
+        patient,
+        practitioners,
+        locations,
+        words,
+        low,
+        high,
+        _uuid(query, "_id"),
+        _uuid(query, "slot", "Slot"),
+        devices,
+    )
     sql = store.APPOINTMENTS_LATEST if backwards else store.APPOINTMENTS
     paged = _paged(sql, store.APPOINTMENTS_TOTAL, filters, part)
 
@@ -181,20 +191,23 @@ INCLUDED: dict[str, tuple[str, Callable[[Mapping[str, Any]], fhir.Resource]]] = 
 }
 
 
-def _actors(query: MultiMapping[str]) -> tuple[str | None, list[str], list[str]]:
-    """patient, practitioners and locations; `actor` is any of them, told apart by its type."""
+def _actors(query: MultiMapping[str]) -> tuple[str | None, list[str], list[str], list[str]]:
+    """patient, practitioners, locations and devices; `actor` is any of them, told apart by its type."""
     patient = searching.reference(query, "patient", "Patient")
     found = {
         "Patient": [patient] if patient is not None else [],
         "Practitioner": searching.references(query, "practitioner", "Practitioner"),
         "Location": searching.references(query, "location", "Location"),
+        "Device": searching.references(query, "device", "Device"),
     }
     for value in query.getall("actor", []):
         kind, _, key = value.partition("/")
         if kind not in found or found[kind]:
-            raise Refusal(400, "value", "actor must be Patient/ID, Practitioner/ID or Location/ID, each once")
+            raise Refusal(
+                400, "value", "actor must be Patient/ID, Practitioner/ID, Location/ID or Device/ID, each once"
+            )
         found[kind] = [check_id(key)]
-    return next(iter(found["Patient"]), None), found["Practitioner"], found["Location"]
+    return next(iter(found["Patient"]), None), found["Practitioner"], found["Location"], found["Device"]
 
 
 def _uuid(query: MultiMapping[str], name: str, kind: str = "") -> uuid.UUID | None:

@@ -31,6 +31,11 @@ CREATE TABLE IF NOT EXISTS practitioner (
     location_id text NOT NULL REFERENCES location
 );
 
+CREATE TABLE IF NOT EXISTS device (
+    id text PRIMARY KEY,
+    name text NOT NULL
+);
+
 -- The id is derived from practitioner and start (server/demo.py), so that a proposal keeps its meaning for ever.
 -- No foreign keys here: each costs a look-up and a lock for each of 40,000 rows, and rows are made by one statement
 -- that selects from practitioner.
@@ -42,6 +47,7 @@ CREATE TABLE IF NOT EXISTS slot (
     ends_at timestamptz NOT NULL,
     CONSTRAINT slot_in_order CHECK (starts_at < ends_at)
 );
+ALTER TABLE slot ADD COLUMN IF NOT EXISTS device_id text;
 CREATE INDEX IF NOT EXISTS slot_starts_at ON slot (starts_at, practitioner_id);
 CREATE INDEX IF NOT EXISTS slot_practitioner ON slot (practitioner_id, starts_at);
 
@@ -98,44 +104,49 @@ CREATE TABLE IF NOT EXISTS audit_event (
     patient_id text
 );
 
+-- A seal: see locum_seal. What an appointment needs besides a practitioner and a room, such as an ultrasound; most need nothing.
+ALTER TABLE appointment ADD COLUMN IF NOT EXISTS seal bytea;
+ALTER TABLE appointment ADD COLUMN IF NOT EXISTS device_id text;
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_constraint WHERE conname = 'appointment_device_free') THEN
+        ALTER TABLE appointment ADD CONSTRAINT appointment_device_free EXCLUDE USING gist (device_id WITH =, during WITH &&)
+            WHERE (device_id IS NOT NULL AND status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled'));
+    END IF;
+END $$;
+
 CREATE OR REPLACE VIEW appointment_full AS
 SELECT a.id, a.version, a.status, a.slot_id, lower(a.during) AS starts_at, upper(a.during) AS ends_at,
        a.practitioner_id, p.given || ' ' || p.family AS practitioner_name, p.specialty_code, p.specialty,
        a.location_id, l.name AS location_name, s.timezone, a.patient_id, t.name AS patient_name,
-       a.comment, a.hold_expires_at, a.created_at, a.updated_at
+       a.comment, a.hold_expires_at, a.created_at, a.updated_at, a.device_id, e.name AS device_name
 FROM appointment a
 JOIN practitioner p ON p.id = a.practitioner_id
 JOIN location l ON l.id = a.location_id
 JOIN site s ON s.id = l.site_id
+LEFT JOIN device e ON e.id = a.device_id
 LEFT JOIN patient t ON t.id = a.patient_id;
 
 CREATE OR REPLACE VIEW slot_full AS
 SELECT s.id, s.starts_at, s.ends_at, s.practitioner_id, p.given || ' ' || p.family AS practitioner_name,
-       p.specialty_code, p.specialty, s.location_id, l.name AS location_name, l.site_id, t.timezone
+       p.specialty_code, p.specialty, s.location_id, l.name AS location_name, l.site_id, t.timezone,
+       s.device_id, e.name AS device_name
 FROM slot s
 JOIN practitioner p ON p.id = s.practitioner_id
 JOIN location l ON l.id = s.location_id
-JOIN site t ON t.id = l.site_id;
+JOIN site t ON t.id = l.site_id
+LEFT JOIN device e ON e.id = s.device_id;
 
--- What keeps others out at some time of a period. A hold that has run out does not, although its row still says pending.
-CREATE OR REPLACE FUNCTION locum_blocking(p_from timestamptz, p_before timestamptz)
-RETURNS TABLE (practitioner_id text, location_id text, during tstzrange, status text) LANGUAGE sql STABLE AS $$
-    SELECT a.practitioner_id, a.location_id, a.during, a.status FROM appointment a
-    WHERE a.during && tstzrange(p_from, p_before)
-      AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')
-      AND (a.status <> 'pending' OR a.hold_expires_at > now());
-$$;
+DROP FUNCTION IF EXISTS locum_blocking(timestamptz, timestamptz);
 
 -- What an appointment means, in one number: independent of settings and of how the row lies on its page.
 CREATE OR REPLACE FUNCTION locum_digest(a appointment) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT encode(sha256(convert_to(jsonb_build_array(
         a.id, a.version, a.status, a.slot_id, a.practitioner_id, a.location_id, a.patient_id,
         extract(epoch FROM lower(a.during)), extract(epoch FROM upper(a.during)), a.comment,
-        extract(epoch FROM a.hold_expires_at))::text, 'UTF8')), 'hex');
+        extract(epoch FROM a.hold_expires_at))::text || coalesce(' device ' || a.device_id, ''), 'UTF8')), 'hex');
 $$;
 
 -- The seal of a row: what it means, under a key that only the server has, and only while it is connected. NULL without the key.
-ALTER TABLE appointment ADD COLUMN IF NOT EXISTS seal bytea;
 CREATE OR REPLACE FUNCTION locum_seal(a appointment) RETURNS bytea LANGUAGE sql STABLE AS $$
     SELECT substr(sha256(k), 1, 2) || substr(sha256(k || sha256(k || convert_to(locum_digest(a), 'UTF8'))), 1, 12)
     FROM (SELECT decode(nullif(current_setting('locum.seal_key', true), ''), 'hex') AS k) AS secret;
@@ -169,7 +180,7 @@ CREATE OR REPLACE FUNCTION locum_missing(p_receipts jsonb) RETURNS TABLE (id uui
     WHERE a.id IS NULL OR a.version < r.version OR (a.version = r.version AND locum_digest(a) <> r.digest);
 $$;
 
--- How many appointments overlap an earlier one of the same practitioner, room or patient. Read from the table itself: an
+-- How many appointments overlap an earlier one of the same practitioner, room, device or patient. Read from the table itself: an
 -- index that is damaged is what lets this happen.
 CREATE OR REPLACE FUNCTION locum_double_booked() RETURNS bigint LANGUAGE sql STABLE
 SET enable_indexscan = off SET enable_indexonlyscan = off SET enable_bitmapscan = off AS $$
@@ -177,7 +188,7 @@ SET enable_indexscan = off SET enable_indexonlyscan = off SET enable_bitmapscan 
         SELECT a.id, a.during, whose.who
         FROM appointment a
         CROSS JOIN LATERAL (VALUES ('practitioner ' || a.practitioner_id), ('location ' || a.location_id),
-                                   ('patient ' || a.patient_id)) AS whose (who)
+                                   ('patient ' || a.patient_id), ('device ' || a.device_id)) AS whose (who)
         WHERE whose.who IS NOT NULL AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')
     ), ordered AS (
         SELECT id, lower(during) AS starts_at,
@@ -327,17 +338,17 @@ BEGIN
     PERFORM locum_expect(p_expected);
     PERFORM locum_know_patient(p_patient, p_patient_name);
     INSERT INTO appointment (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, comment,
-                             hold_expires_at, created_at, updated_at)
+                             hold_expires_at, created_at, updated_at, device_id)
     VALUES (p_id, 1, p_status, s.id, s.practitioner_id, s.location_id, p_patient, tstzrange(s.starts_at, s.ends_at),
-            p_comment, p_hold_until, clock_timestamp(), clock_timestamp());
+            p_comment, p_hold_until, clock_timestamp(), clock_timestamp(), s.device_id);
     RETURN locum_keep(p_key, p_id, 201, p_agent, p_audit, 'C', CASE p_status WHEN 'pending' THEN 'hold' ELSE 'book' END);
 END $$;
 
--- Whether nobody is in the way of this slot, for its practitioner or its room.
+-- Whether nobody is in the way of this slot, for its practitioner, its room or its device.
 CREATE OR REPLACE FUNCTION locum_is_free(p_slot uuid) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT NOT EXISTS (
         SELECT FROM slot s JOIN appointment a ON a.during && tstzrange(s.starts_at, s.ends_at)
-            AND (a.practitioner_id = s.practitioner_id OR a.location_id = s.location_id)
+            AND (a.practitioner_id = s.practitioner_id OR a.location_id = s.location_id OR a.device_id = s.device_id)
         WHERE s.id = p_slot AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled'));
 $$;
 
@@ -369,7 +380,7 @@ BEGIN
     ), known AS (
         UPDATE idempotency i SET touched_at = clock_timestamp() FROM member m WHERE i.key = m.key RETURNING i.key, i.digest, i.answer
     ), asked AS MATERIALIZED (
-        SELECT m.*, s.starts_at, s.ends_at, s.practitioner_id, s.location_id, k.answer AS stored,
+        SELECT m.*, s.starts_at, s.ends_at, s.practitioner_id, s.location_id, s.device_id, k.answer AS stored,
                CASE WHEN k.key IS NOT NULL AND k.digest <> decode(m.digest, 'hex') THEN 'key-reused'
                     WHEN k.key IS NOT NULL THEN NULL
                     WHEN s.id IS NULL OR m.practitioner <> s.practitioner_id THEN 'slot-unknown'
@@ -377,11 +388,11 @@ BEGIN
         FROM member m LEFT JOIN slot s ON s.id = m.slot LEFT JOIN known k ON k.key = m.key
     ), made AS (
         INSERT INTO appointment (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, comment,
-                                 hold_expires_at, created_at, updated_at, seal)
+                                 hold_expires_at, created_at, updated_at, device_id, seal)
         SELECT a.id, 1, a.status, a.slot, a.practitioner_id, a.location_id, a.patient, tstzrange(a.starts_at, a.ends_at),
-               a.comment, a.hold_until, clock_timestamp(), clock_timestamp(),
+               a.comment, a.hold_until, clock_timestamp(), clock_timestamp(), a.device_id,
                locum_seal(ROW(a.id, 1, a.status, a.slot, a.practitioner_id, a.location_id, a.patient,
-                              tstzrange(a.starts_at, a.ends_at), a.comment, a.hold_until, NULL, NULL, NULL)::appointment)
+                              tstzrange(a.starts_at, a.ends_at), a.comment, a.hold_until, NULL, NULL, NULL, a.device_id)::appointment)
         FROM asked a WHERE a.refused IS NULL AND a.stored IS NULL ORDER BY a.n
         ON CONFLICT DO NOTHING
         RETURNING appointment.*
@@ -390,12 +401,12 @@ BEGIN
                jsonb_build_object('status', 201, 'digest', locum_digest(d::appointment), 'appointment', to_jsonb(f)) AS answer
         FROM made d JOIN asked a ON a.id = d.id
         JOIN practitioner p ON p.id = d.practitioner_id JOIN location l ON l.id = d.location_id JOIN site s ON s.id = l.site_id
-        LEFT JOIN patient t ON t.id = d.patient_id
+        LEFT JOIN patient t ON t.id = d.patient_id LEFT JOIN device e ON e.id = d.device_id
         CROSS JOIN LATERAL (
             SELECT d.id, d.version, d.status, d.slot_id, lower(d.during) AS starts_at, upper(d.during) AS ends_at,
                    d.practitioner_id, p.given || ' ' || p.family AS practitioner_name, p.specialty_code, p.specialty,
                    d.location_id, l.name AS location_name, s.timezone, d.patient_id, t.name AS patient_name,
-                   d.comment, d.hold_expires_at, d.created_at, d.updated_at
+                   d.comment, d.hold_expires_at, d.created_at, d.updated_at, d.device_id, e.name AS device_name
         ) AS f
     ), keyed AS (
         INSERT INTO idempotency (key, digest, answer) SELECT key, digest, answer FROM answered
@@ -508,7 +519,7 @@ BEGIN
         PERFORM locum_expect(p_expected);
     END IF;
     UPDATE appointment SET version = version + 1, slot_id = s.id, practitioner_id = s.practitioner_id,
-        location_id = s.location_id, during = tstzrange(s.starts_at, s.ends_at), comment = coalesce(p_comment, comment),
+        location_id = s.location_id, device_id = s.device_id, during = tstzrange(s.starts_at, s.ends_at), comment = coalesce(p_comment, comment),
         updated_at = clock_timestamp()
     WHERE id = p_id;
     RETURN locum_keep(p_key, p_id, 200, p_agent, p_audit, 'U', 'change');
@@ -592,16 +603,16 @@ BEGIN
     PERFORM set_config('locum.restoring', 'on', true);
     PERFORM locum_know_patient(p_row ->> 'patient_id', p_row ->> 'patient_name');
     INSERT INTO appointment AS a (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, comment,
-                                  hold_expires_at, created_at, updated_at)
+                                  hold_expires_at, created_at, updated_at, device_id)
     VALUES ((p_row ->> 'id')::uuid, (p_row ->> 'version')::integer, p_row ->> 'status', (p_row ->> 'slot_id')::uuid,
             p_row ->> 'practitioner_id', p_row ->> 'location_id', p_row ->> 'patient_id',
             tstzrange((p_row ->> 'starts_at')::timestamptz, (p_row ->> 'ends_at')::timestamptz), p_row ->> 'comment',
             (p_row ->> 'hold_expires_at')::timestamptz, (p_row ->> 'created_at')::timestamptz,
-            (p_row ->> 'updated_at')::timestamptz)
+            (p_row ->> 'updated_at')::timestamptz, p_row ->> 'device_id')
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, status = excluded.status, slot_id = excluded.slot_id,
         practitioner_id = excluded.practitioner_id, location_id = excluded.location_id, patient_id = excluded.patient_id,
         during = excluded.during, comment = excluded.comment, hold_expires_at = excluded.hold_expires_at,
-        updated_at = excluded.updated_at
+        updated_at = excluded.updated_at, device_id = excluded.device_id
     WHERE a.id = excluded.id AND a.version <= excluded.version;  -- a damaged index may lead to somebody else's row
     RETURN FOUND;
 END $$;
@@ -617,7 +628,7 @@ REVOKE ALL ON FUNCTION locum_reindex() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION locum_reindex() TO locum_server;
 
 GRANT USAGE ON SCHEMA public TO locum_server;
-GRANT SELECT ON site, location, practitioner, slot, patient, appointment, idempotency, appointment_full, slot_full, audit_event
+GRANT SELECT ON site, location, practitioner, device, slot, patient, appointment, idempotency, appointment_full, slot_full, audit_event
     TO locum_server;
-GRANT INSERT ON site, location, practitioner, slot, patient, audit_event TO locum_server;
+GRANT INSERT ON site, location, practitioner, device, slot, patient, audit_event TO locum_server;
 GRANT INSERT, UPDATE ON appointment, idempotency TO locum_server;

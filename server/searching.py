@@ -28,6 +28,7 @@ SEARCHES: dict[str, tuple[str, ...]] = {
         "patient",
         "practitioner",
         "location",
+        "device",
         "actor",
         "slot",
         "status",
@@ -40,6 +41,7 @@ SEARCHES: dict[str, tuple[str, ...]] = {
     "PractitionerRole": ("_id", "practitioner", "_include"),
     "HealthcareService": ("_id",),
     "Location": ("_id",),
+    "Device": ("_id",),
     "Schedule": ("_id", "actor", "_include"),
 }
 """Known parameters of each resource; an unknown one is refused, because ignoring it would answer too much."""
@@ -49,6 +51,7 @@ INCLUDES: dict[str, dict[str, str]] = {
         "Appointment:patient": "Patient",
         "Appointment:practitioner": "Practitioner",
         "Appointment:location": "Location",
+        "Appointment:device": "Device",
         "Appointment:actor": "",
     },
     "Slot": {"Slot:schedule": "Schedule"},

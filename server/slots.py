@@ -23,8 +23,8 @@ _SEED_DEADLINE_S = 60.0
 _AT_ONCE = 20_000
 
 
-def offered(clinic: Clinic, at: datetime) -> Iterator[tuple[str, str, datetime, datetime]]:
-    """(practitioner, room, start, end) of every time from the day of `at` on, for each site by its own calendar; as long as the
+def offered(clinic: Clinic, at: datetime) -> Iterator[tuple[str, str, str | None, datetime, datetime]]:
+    """(practitioner, room, device, start, end) of every time from the day of `at` on, for each site by its own calendar; as long as the
     horizon, and the day that is under way."""
     zones = {site.id: ZoneInfo(site.timezone) for site in clinic.sites}
     shared: dict[tuple[str, availability.Rule], list[availability.Period]] = {}
@@ -35,7 +35,7 @@ def offered(clinic: Clinic, at: datetime) -> Iterator[tuple[str, str, datetime, 
             if key not in shared:
                 shared[key] = availability.times(rule, zone, at.astimezone(zone).date(), clinic.horizon_days + 1)
             for period in shared[key]:
-                yield person.id, person.room_id, period.start, period.end
+                yield person.id, person.room_id, person.device_id, period.start, period.end
 
 
 async def seed(replay: Replay, clinic: Clinic, until_s: float) -> None:
@@ -48,12 +48,14 @@ async def seed(replay: Replay, clinic: Clinic, until_s: float) -> None:
     await replay.write(
         store.ROOMS, tuple([list(column) for column in zip(*rooms, strict=True)] or [[], [], []]), until_s
     )
+    devices = {p.device_id: p.device or p.device_id for p in staff if p.device_id is not None}
+    await replay.write(store.DEVICES, (list(devices), list(devices.values())), until_s)
     columns = ("id", "given", "family", "specialty_code", "specialty", "room_id")
     await replay.write(store.PEOPLE, tuple([getattr(p, name) for p in staff] for name in columns), until_s)
     made = await asyncio.to_thread(lambda: list(offered(clinic, now())))
     for first in range(0, len(made), _AT_ONCE):
-        who, where, starts, ends = zip(*made[first : first + _AT_ONCE], strict=True)
-        await replay.write(store.NEW_SLOTS, (list(who), list(where), list(starts), list(ends)), until_s)
+        columns_of_slots = zip(*made[first : first + _AT_ONCE], strict=True)
+        await replay.write(store.NEW_SLOTS, tuple(list(column) for column in columns_of_slots), until_s)
 
 
 async def roll(replay: Replay, clinic: Clinic, seeded: Callable[[], None]) -> None:

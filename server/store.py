@@ -29,7 +29,7 @@ SELECT v.* FROM slot w JOIN slot_full v ON v.practitioner_id = w.practitioner_id
 WHERE w.id = $1 AND v.id <> w.id AND v.starts_at >= greatest($2::timestamptz, w.starts_at - interval '1 day')
   AND v.starts_at < w.starts_at + interval '14 days'
   AND NOT EXISTS (SELECT FROM appointment a WHERE a.during && tstzrange(v.starts_at, v.ends_at)
-                  AND (a.practitioner_id = v.practitioner_id OR a.location_id = v.location_id)
+                  AND (a.practitioner_id = v.practitioner_id OR a.location_id = v.location_id OR a.device_id = v.device_id)
                   AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled')
                   AND (a.status <> 'pending' OR a.hold_expires_at > now()))
 ORDER BY v.starts_at < w.starts_at, v.starts_at LIMIT 3
@@ -47,6 +47,7 @@ WHERE v.starts_at >= greatest($1, $3::timestamptz) AND v.starts_at < $2 AND v.en
   AND (cardinality($5::text[]) = 0 OR v.location_id = ANY ($5) OR v.site_id = ANY ($5))
   AND (cardinality($6::text[]) = 0 OR v.specialty_code = ANY ($6))
   AND NOT EXISTS ({_IN_THE_WAY.format(who="practitioner_id")}) AND NOT EXISTS ({_IN_THE_WAY.format(who="location_id")})
+  AND (v.device_id IS NULL OR NOT EXISTS ({_IN_THE_WAY.format(who="device_id")}))
 ORDER BY v.starts_at, v.practitioner_id LIMIT $7
 """  # noqa: S608  constants of ours
 
@@ -61,6 +62,7 @@ SELECT v.* FROM (
           AND (cardinality($6::text[]) = 0
                OR EXISTS (SELECT FROM practitioner p WHERE p.id = w.who AND p.specialty_code = ANY ($6)))
           AND NOT EXISTS ({_IN_THE_WAY.format(who="practitioner_id")}) AND NOT EXISTS ({_IN_THE_WAY.format(who="location_id")})
+          AND (v.device_id IS NULL OR NOT EXISTS ({_IN_THE_WAY.format(who="device_id")}))
         ORDER BY v.starts_at LIMIT $7
     ) AS n
     ORDER BY n.starts_at, n.practitioner_id LIMIT $7
@@ -109,14 +111,15 @@ WHERE ($1::text IS NULL OR f.patient_id = $1) AND (cardinality($2::text[]) = 0 O
   AND (cardinality($3::text[]) = 0 OR f.location_id = ANY ($3)) AND (cardinality($4::text[]) = 0 OR f.status = ANY ($4))
   AND ($5::timestamptz IS NULL OR f.starts_at >= $5) AND ($6::timestamptz IS NULL OR f.starts_at < $6)
   AND ($7::uuid IS NULL OR f.id = $7) AND ($8::uuid IS NULL OR f.slot_id = $8)
+  AND (cardinality($9::text[]) = 0 OR f.device_id = ANY ($9))
 """
 _SHOWN = "SELECT to_jsonb(f)::text AS row, f.id, f.version, f.starts_at, locum_digest(a) AS digest, locum_broken(a) AS broken"
 APPOINTMENTS = f"""
-{_SHOWN} {_APPOINTMENTS} AND ($9::timestamptz IS NULL OR (f.starts_at, f.id) > ($9, $10::uuid)) ORDER BY f.starts_at, f.id LIMIT $11
+{_SHOWN} {_APPOINTMENTS} AND ($10::timestamptz IS NULL OR (f.starts_at, f.id) > ($10, $11::uuid)) ORDER BY f.starts_at, f.id LIMIT $12
 """
 APPOINTMENTS_LATEST = f"""
-{_SHOWN} {_APPOINTMENTS} AND ($9::timestamptz IS NULL OR (f.starts_at, f.id) < ($9, $10::uuid))
-ORDER BY f.starts_at DESC, f.id DESC LIMIT $11
+{_SHOWN} {_APPOINTMENTS} AND ($10::timestamptz IS NULL OR (f.starts_at, f.id) < ($10, $11::uuid))
+ORDER BY f.starts_at DESC, f.id DESC LIMIT $12
 """
 APPOINTMENTS_TOTAL = f"SELECT count(*) AS total {_APPOINTMENTS}"
 
@@ -142,6 +145,7 @@ SELECT p.specialty_code AS id, min(p.specialty) AS specialty, array_agg(DISTINCT
 JOIN location l ON l.id = p.location_id WHERE cardinality($1::text[]) = 0 OR p.specialty_code = ANY ($1)
 GROUP BY p.specialty_code ORDER BY p.specialty_code
 """
+DEVICES_OF = "SELECT id, name FROM device WHERE cardinality($1::text[]) = 0 OR id = ANY ($1) ORDER BY id"
 PATIENTS = "SELECT id, name FROM patient WHERE id = ANY ($1::text[]) ORDER BY id"
 NEW_PATIENT = "SELECT locum_new_patient($1, $2, $3, $4)"
 
@@ -151,10 +155,12 @@ PEOPLE = """
 INSERT INTO practitioner SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
 ON CONFLICT DO NOTHING
 """
+DEVICES = "INSERT INTO device SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING"
 NEW_SLOTS = """
-INSERT INTO slot (id, practitioner_id, location_id, starts_at, ends_at)
-SELECT md5(m.who || ' ' || extract(epoch FROM m.starts)::bigint)::uuid, m.who, m.room, m.starts, m.ends
-FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[]) AS m (who, room, starts, ends) ON CONFLICT DO NOTHING
+INSERT INTO slot (id, practitioner_id, location_id, device_id, starts_at, ends_at)
+SELECT md5(m.who || ' ' || extract(epoch FROM m.starts)::bigint)::uuid, m.who, m.room, m.device, m.starts, m.ends
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[]) AS m (who, room, device, starts, ends)
+ON CONFLICT DO NOTHING
 """
 
 
@@ -195,6 +201,8 @@ class AppointmentRow(msgspec.Struct, frozen=True):
     hold_expires_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    device_id: str | None = None
+    device_name: str | None = None
 
 
 class SlotRow(msgspec.Struct, frozen=True):
@@ -210,6 +218,8 @@ class SlotRow(msgspec.Struct, frozen=True):
     location_id: str
     location_name: str
     timezone: str
+    device_id: str | None = None
+    device_name: str | None = None
     busy: str | None = None
 
 

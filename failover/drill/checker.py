@@ -109,7 +109,7 @@ def _unasked(operations: list[Operation], rows: Rows) -> Iterator[Finding]:
 
 
 def _overlapping(_operations: list[Operation], rows: Rows) -> Iterator[Finding]:
-    for what in ("practitioner", "location", "patient"):
+    for what in ("practitioner", "location", "device", "patient"):
         days: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
         for appointment, row in rows.items():
             who = getattr(row, what)

@@ -25,6 +25,7 @@ class Proposal(msgspec.Struct, frozen=True, order=True):
     id: str
     end: str
     location: str | None
+    device: str | None = None
     patient_prefix: str = "of"
 
     @property
@@ -45,6 +46,7 @@ class Proposal(msgspec.Struct, frozen=True, order=True):
             practitioner=self.practitioner,
             patient=self.patient,
             location=self.location,
+            device=self.device,
             comment=digest(comment),
         )
 
@@ -148,6 +150,7 @@ def facts_of(appointment: Json) -> Facts:
         practitioner=practitioner,
         patient=_participant(appointment, "Patient"),
         location=_participant(appointment, "Location"),
+        device=_participant(appointment, "Device"),
         version=int(appointment["meta"]["versionId"]),
         comment=digest(appointment.get("comment")),
     )
@@ -171,6 +174,7 @@ def _proposal(appointment: Json) -> Proposal:
         appointment["id"],
         appointment["end"],
         _participant(appointment, "Location"),
+        _participant(appointment, "Device"),
     )
 
 

@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 0.05
 _PORTS_FROM, _PORTS_TO, _PORTS_USED = 18_000, 31_000, 45
 _ROWS = """
 SELECT id::text AS id, status, extract(epoch FROM lower(during))::bigint AS start_s,
-       extract(epoch FROM upper(during))::bigint AS end_s, practitioner_id, location_id, patient_id, version,
+       extract(epoch FROM upper(during))::bigint AS end_s, practitioner_id, location_id, device_id, patient_id, version,
        left(encode(sha256(convert_to(comment, 'UTF8')), 'hex'), 12) AS comment
 FROM appointment
 """
@@ -134,6 +134,7 @@ class Cluster:
                 practitioner=row["practitioner_id"],
                 patient=row["patient_id"],
                 location=row["location_id"],
+                device=row["device_id"],
                 version=row["version"],
                 comment=row["comment"],
             )

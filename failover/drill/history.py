@@ -44,6 +44,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     practitioner: str
     patient: str | None
     location: str | None = None
+    device: str | None = None
     version: int = 1
     comment: str | None = None
     """A digest of it."""

@@ -187,3 +187,25 @@ async def test_every_write_leaves_an_audit_event_in_its_own_transaction(tmp_path
             ("sub-ada", "U", "cancel", "ada"),
             ("sub-ada", "C", "hold", "ada"),
         ]
+
+
+async def test_nothing_of_another_patient_is_included(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as it:
+        one, two = (f"prop-{slot['id']}" for slot in await free(it, 2))
+        assert (await it.call(BOOK, by_reference(one), Authorization=of("ada")))[0] == 201
+        assert (await it.call(BOOK, book_body(two, "bob"), Authorization=token()))[0] == 201
+        for query in (
+            "_include=Appointment:patient",
+            "_include=Appointment:actor",
+            "_include=Appointment:patient&patient=Patient/bob",
+            "_include=Appointment:patient&actor=Patient/bob",
+            "_include=Appointment:patient&date=ge2020-01-01",
+        ):
+            status, bundle, _ = await it.call(f"/fhir/Appointment?{query}", Authorization=of("ada"))
+            assert status == 200, bundle
+            found = {f"{e['resource']['resourceType']}/{e['resource']['id']}" for e in bundle.get("entry", [])}
+            assert not [name for name in found if name.startswith("Patient/") and name != "Patient/ada"], query
+            assert "bob" not in msgspec.json.encode(bundle.get("entry", [])).decode(), query
+        status, bundle, _ = await it.call("/fhir/Appointment?_include=Appointment:patient", Authorization=token())
+        included = {e["resource"]["id"] for e in bundle["entry"] if e["resource"]["resourceType"] == "Patient"}
+        assert included == {"ada", "bob"}, "staff see both"
