@@ -67,6 +67,9 @@ def _receipts(incident: dict[str, Any]) -> str:
         for field in ("acknowledged", "present", "restored", "lost", "double_booked")
     )
     missing = "".join(f"\n- missing, older or altered: Appointment/{name}" for name in found.get("missing") or [])
+    structure = found.get("structure")
+    if structure is not None:
+        told += "; amcheck of the booking tables: " + ("; ".join(structure) or "nothing found")
     return told + missing
 
 

@@ -501,6 +501,8 @@ class ReceiptCheck(msgspec.Struct, frozen=True):
     lost: int = 0
     double_booked: int = 0
     missing: tuple[str, ...] = ()
+    structure: tuple[str, ...] | None = None
+    """What amcheck says of the booking tables and their indexes, once in a term; None where it did not come to an end."""
     began_ms_ago: int = 0
     """When the report that carries it was sent: rows seen before a restart say nothing of what the restarted primary
     holds."""

@@ -12,7 +12,7 @@ from replication.model import Receipt, ReceiptCheck, parse_lsn
 from replication.topology import Phase
 from server import store
 from server.database import Database
-from server.errors import NoConnection, UnexpectedDatabaseError
+from server.errors import NoConnection, TryAgain, UnexpectedDatabaseError
 from server.evidence import Evidence
 from server.pool import Pool
 from server.receipts import Noted, Receipts
@@ -23,6 +23,8 @@ _log = structlog.get_logger()
 
 _BATCH = 500
 _BATCH_DEADLINE_S = 10.0
+_STRUCTURE_S = 60.0
+_SENTENCE_CHARS_MAX = 300
 _SETTLE_S = 0.5
 _LOOK_EVERY_S = 1.0
 _ALONE_EVERY_S = 10.0
@@ -40,6 +42,8 @@ class ReceiptChecker:
         self._checked_term: int | None = None
         self._checked_losses = 0
         self._checked_s = 0.0
+        self._structure: tuple[int, tuple[str, ...] | None] = (0, None)
+        """In which term it was looked at, and what was found."""
         self._begun = self._ended = 0
         """Numbers of the last check that began, and of the last that ended."""
         self._asked = asyncio.Event()
@@ -104,7 +108,8 @@ class ReceiptChecker:
             return
         self._checked_term, self._checked_losses = result.term, losses
         self._evidence.receipts_checked(result)
-        log = _log.info if result.lost == 0 and result.double_booked == 0 else _log.error
+        is_whole = result.lost == 0 and result.double_booked == 0 and not result.structure
+        log = _log.info if is_whole else _log.error
         log("server.receipts_checked", **msgspec.structs.asdict(result))
         async with self._done:
             self._ended = number
@@ -125,6 +130,8 @@ class ReceiptChecker:
             restored, missing = len(missing) - len(again), again
         async with pool.link(_BATCH_DEADLINE_S) as link:
             rows = await link.fetch(store.DOUBLE_BOOKED, deadline_s=_BATCH_DEADLINE_S)
+        if self._structure[0] != pool.endpoint.term:
+            self._structure = pool.endpoint.term, await self._look_at_structure(pool)
         return ReceiptCheck(
             term=pool.endpoint.term,
             acknowledged=len(receipts),
@@ -133,8 +140,24 @@ class ReceiptChecker:
             lost=len(missing),
             double_booked=int(rows[0]["found"]),
             missing=tuple(missing[:_MISSING_SHOWN_MAX]),
+            structure=self._structure[1],
             began_ms_ago=int((time.monotonic() - began_s) * 1000),
         )
+
+    async def _look_at_structure(self, pool: Pool) -> tuple[str, ...] | None:
+        """amcheck of the booking tables; None for tables that are too large for the time that an incident waits."""
+        try:
+            async with pool.link(_BATCH_DEADLINE_S) as link:
+                (row,) = await link.fetch(store.STRUCTURE, deadline_s=_STRUCTURE_S)
+        except TryAgain as error:
+            if pool.is_closed:
+                raise  # looked at on the next primary
+            _log.warning("server.structure_unchecked", error=str(error))
+            return None
+        found = tuple(str(sentence)[:_SENTENCE_CHARS_MAX] for sentence in row["found"][:_MISSING_SHOWN_MAX])
+        if found:
+            _log.error("server.structure_damaged", found=found)
+        return found
 
     async def _check_batch(self, pool: Pool, batch: list[Receipt]) -> list[str]:
         asked = msgspec.json.encode(

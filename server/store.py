@@ -176,6 +176,7 @@ BROKEN_SEAL = "SELECT locum_broken(a) AS broken FROM appointment a WHERE a.id = 
 MISSING = "SELECT id, why FROM locum_missing($1::jsonb)"
 RESTORE = "SELECT locum_restore($1::jsonb)"
 REINDEX = "SELECT locum_reindex()"
+STRUCTURE = "SELECT locum_structure() AS found"
 DOUBLE_BOOKED = "SELECT locum_double_booked() AS found"
 
 

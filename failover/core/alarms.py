@@ -52,6 +52,8 @@ def _receipts_lost(state: State, observation: Observation) -> str | None:
         return None
     listed = f" ({', '.join(check.missing)})" if check.missing else ""
     close = f", then locum incident close {state.incident} --note ..." if state.incident is not None else ""
+    if check.lost == 0 and check.double_booked == 0:
+        return f"{sentence_of(check)} Nothing of it is lost; next: REINDEX what is named, or restore the table{close}"
     return f"{sentence_of(check)} The appointments{listed} must be looked at; next: call those patients{close}"
 
 

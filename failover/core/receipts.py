@@ -24,6 +24,7 @@ def checked_receipts(state: State, observation: Observation) -> ReceiptCheck | N
         lost=sum(check.lost for check in found),
         double_booked=max(check.double_booked for check in found),
         missing=tuple(name for check in found for name in check.missing)[:_MISSING_MAX],
+        structure=_structure(found),
     )
 
 
@@ -43,16 +44,25 @@ def _of_this_start(state: State, observation: Observation, seen: SeenServer) -> 
     return check if began_ms >= state.started_ms else None
 
 
+def _structure(found: list[ReceiptCheck]) -> tuple[str, ...] | None:
+    """What any server was told by amcheck; None when none of them had it made."""
+    said = [check.structure for check in found if check.structure is not None]
+    return tuple(sorted({sentence for one in said for sentence in one}))[:_MISSING_MAX] if said else None
+
+
 def is_whole(check: ReceiptCheck) -> bool:
-    """Everything that was acknowledged is there, once."""
-    return check.lost == 0 and check.double_booked == 0
+    """Everything that was acknowledged is there, once, and what leads to it is sound."""
+    return check.lost == 0 and check.double_booked == 0 and not check.structure
 
 
 def sentence_of(check: ReceiptCheck) -> str:
     """The comparison in words."""
     restored = f", {check.restored} restored" if check.restored else ""
     doubled = f", {check.double_booked} double-booked" if check.double_booked else ""
+    structure = ""
+    if check.structure is not None:
+        structure = f" amcheck of the booking tables: {'; '.join(check.structure) or 'nothing found'}."
     return (
         f"{check.acknowledged} acknowledged writes were compared with the primary: "
-        f"{check.present} present{restored}, {check.lost} lost{doubled}."
+        f"{check.present} present{restored}, {check.lost} lost{doubled}.{structure}"
     )
