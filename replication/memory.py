@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from replication.crowding import Crowding
 from replication.log_faults import LogFaults
 from replication.model import (
     CompareStatus,
@@ -52,9 +53,11 @@ def clock_ms() -> int:
 class SqlMemory:
     """The last SQL probe: what it said, when, and how long the one under way takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, crowding: Crowding | None = None) -> None:
         self.facts: SqlFacts | None = None
         self.began_ms: int | None = None
+        self._crowding = crowding or Crowding()
+        self._mark = self._crowding.mark()
         self.ended_ms: int | None = None
         self.took_ms = 0
         self.error: str | None = None
@@ -62,6 +65,16 @@ class SqlMemory:
         self.highest_redo = 0
         """Where the latest checkpoint began that this start of PostgreSQL has told of."""
         self._promoted_ms: int | None = None
+
+    def begin(self) -> int:
+        """A probe begins: when (clock_ms)."""
+        self._mark = self._crowding.mark()
+        self.began_ms = clock_ms()
+        return self.began_ms
+
+    def allowed(self) -> int:
+        """How many times its deadline the probe that is under way may take, by how crowded the processors were since."""
+        return self._crowding.times(self._mark)
 
     def noted(self, facts: SqlFacts) -> None:
         """A probe has ended."""
@@ -95,7 +108,7 @@ class SqlMemory:
     def report(self, now_ms: int, deadline_ms: int) -> Probe | None:
         """The last result; over the deadline the node counts as unresponsive before the probe has returned."""
         running_ms = None if self.began_ms is None else now_ms - self.began_ms
-        over = running_ms is not None and running_ms > deadline_ms
+        over = running_ms is not None and running_ms > deadline_ms and running_ms > deadline_ms * self.allowed()
         if self.ended_ms is None and not over:
             return None
         return Probe(

@@ -84,9 +84,9 @@ class SqlWatch:
         sql = self._memory.sql
         before = sql.facts
         was_ok = sql.error is None
-        sql.began_ms = clock_ms()
+        began_ms = sql.begin()
         try:
-            facts = await self._probe.run()
+            facts = await self._probe.run(sql.allowed)
         except _PROBE_ERRORS as error:
             sql.error = f"{type(error).__name__}: {error}"
             sql.fault = fault_of(error)
@@ -96,7 +96,7 @@ class SqlWatch:
                 self._take(before, facts, regular)
         finally:
             sql.ended_ms = clock_ms()
-            sql.took_ms = sql.ended_ms - sql.began_ms
+            sql.took_ms = sql.ended_ms - began_ms
             sql.began_ms = None
         if not self._up:
             self.forget()  # it died under the probe: what the probe said of it is no fault of the next one

@@ -19,6 +19,7 @@ import msgspec
 
 from server.errors import ConnectionLost
 from server.expected import Standing
+from server.patience import within
 from server.store import Kept, KeptRow
 
 MEMBERS_MAX = 64
@@ -107,13 +108,9 @@ class Batcher:
         self._queue.append(waiting)
         self._soon()
         try:
-            await asyncio.wait({waiting.answer}, timeout=max(0.0, until_s - time.monotonic()))
-        finally:
-            if not waiting.answer.done():
-                waiting.answer.cancel()
-        if waiting.answer.cancelled():
-            raise ConnectionLost("the batch of this booking did not end in time")
-        return waiting.answer.result()
+            return await within(waiting.answer, until_s - time.monotonic())
+        except TimeoutError:
+            raise ConnectionLost("the batch of this booking did not end in time") from None
 
     def _soon(self) -> None:
         """After everything that is ready on the loop now: the requests that came in together go together."""
@@ -140,7 +137,9 @@ class Batcher:
             results = await self._send(members, list(expected.values()), max(waiting.until_s for waiting in batch))
         except asyncio.CancelledError:
             for waiting in batch:
-                waiting.answer.cancel()
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(ConnectionLost("the batch of this booking was broken off"))
+                    waiting.answer.exception()
             raise
         except BaseException as error:  # noqa: BLE001  handed to those who wait for it
             for waiting in batch:

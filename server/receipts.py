@@ -19,6 +19,7 @@ import structlog
 
 from replication.model import Receipt
 from server.expected import Expected
+from server.patience import within
 from server.receipt_file import FILE_BYTES, Damage, ReceiptFiles, Stored
 from server.seal import Seal, SealBroken
 from server.store import AppointmentRow, Kept
@@ -95,8 +96,9 @@ class Receipts:
         self.expected.note(row)
         written: asyncio.Future[None] = self._loop.create_future()
         self._queue.put((stored, written))
-        done, _ = await asyncio.wait({written}, timeout=DEADLINE_S)
-        if not done:
+        try:
+            await within(written, DEADLINE_S)
+        except TimeoutError:
             self._know(receipt)
             self._fails(f"the disk of the receipts did not answer within {DEADLINE_S:g} s")
 

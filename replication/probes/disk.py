@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from replication.crowding import Crowding
 from replication.model import DataDirectory, FaultKind, Probe
 
 BLOCK_BYTES = 4096
@@ -41,8 +42,14 @@ class DiskProbe:
     any moment and never waits."""
 
     def __init__(
-        self, volumes: Callable[[], list[Path]], inspect: Callable[[], DataDirectory], deadline_ms: int
+        self,
+        volumes: Callable[[], list[Path]],
+        inspect: Callable[[], DataDirectory],
+        deadline_ms: int,
+        crowding: Crowding | None = None,
     ) -> None:
+        self._crowding = crowding or Crowding()
+        self._mark = self._crowding.mark()
         self._volumes = volumes
         self._inspect = inspect
         self._deadline_ms = deadline_ms
@@ -55,6 +62,7 @@ class DiskProbe:
         """Begin a probe unless one is under way; `done` is called in the probe's thread. False when one is."""
         if self._began is not None:
             return False
+        self._mark = self._crowding.mark()
         self._began = time.monotonic()
         self._round += 1
         # A daemon thread: one that hangs in the kernel must not hold up the agent's own end.
@@ -66,6 +74,7 @@ class DiskProbe:
         now = time.monotonic()
         running_ms = None if self._began is None else int((now - self._began) * 1000)
         stalled = running_ms is not None and running_ms > self._deadline_ms
+        stalled = stalled and (running_ms or 0) > self._deadline_ms * self._crowding.times(self._mark)
         if self.result is None or self._ended is None:
             if not stalled:
                 return None
