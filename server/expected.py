@@ -53,7 +53,7 @@ class Expected:
 
     def in_the_way(self, slot: uuid.UUID | None, patient: str | None) -> list[Standing]:
         """What a booking of this slot, for this patient, must meet if it overlaps."""
-        return self._of([f"slot {slot}", f"patient {patient}"])
+        return self._of([f"slot {slot.hex if slot is not None else None}", f"patient {patient}"])
 
     def of_actor(self, kind: str, name: str) -> list[Standing]:
         """What a search by this Patient or Practitioner must be able to show."""
@@ -62,10 +62,11 @@ class Expected:
     def _of(self, keys: Iterable[str]) -> list[Standing]:
         found: dict[str, int] = {}
         for key in keys:
-            found |= self._by_key.get(key, {})
+            if key in self._by_key:
+                found |= self._by_key[key]
         return [Standing(name, version) for name, version in list(found.items())[-AT_ONCE_MAX:]]
 
 
 def _keys(row: AppointmentRow) -> tuple[str, ...]:
-    keys = (f"slot {row.slot_id}", f"practitioner {row.practitioner_id}")
+    keys = (f"slot {row.slot_id.hex}", f"practitioner {row.practitioner_id}")
     return keys if row.patient_id is None else (*keys, f"patient {row.patient_id}")
