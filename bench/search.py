@@ -21,13 +21,14 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone that is not installed
 
-from bench.booking import Run, http_load
+from bench.booking import Run, http_load, is_settled
 from tests.acceptance import fhir
 from tests.acceptance.cluster import Cluster, running
 
 CONNECTIONS = 16
 _OTHERS = 2_000
 _AT_ONCE = 50_000
+_SETTLED_S = 1_200.0
 _COLUMNS = ("id", "practitioner_id", "location_id", "starts_at", "ends_at")
 _PEOPLE = """
 INSERT INTO location SELECT 'other-' || i, 'Other room ' || i, 'site-north' FROM generate_series(1, $1::int) i;
@@ -56,6 +57,8 @@ async def measure(sizes: list[int], seconds: float, console: Console) -> dict[in
                         await connection.copy_records_to_table("slot", records=rows, columns=_COLUMNS)
                     have = max(have, size)
                     await connection.execute("ANALYZE slot")
+                    await connection.execute("CHECKPOINT")
+                    await cluster.wait_until(is_settled, _SETTLED_S)  # the search is measured, not the loading
                     summary = await http_load(cluster, b"\n".join([line] * int(seconds * 3_000)), seconds, CONNECTIONS)
                     assert set(summary.statuses) == {"200"}, summary.statuses
                     found[size] = Run(summary.rate, summary.p50_ms, summary.p99_ms)
