@@ -23,6 +23,7 @@ from replication.wire.process import listening, until_signal
 from replication.wire.process import run as run_process
 from replication.wire.secrets import read_secret
 from server import context, health, middleware, permission, routes, routes_internal, slots, store
+from server.audit import Audit
 from server.clinic import Clinic
 from server.clinic import load as load_clinic
 from server.context import Context
@@ -51,6 +52,7 @@ _log = structlog.get_logger()
 _SWITCH_S = 0.0005
 """The thread that syncs receipts gets its turn within so long; with Python's 5 ms it is what answers wait for."""
 _DRAIN_MS = 2_000
+_LAST_AUDIT_S = 1.0
 _HEADER_BYTES_MAX = 16_384
 _SWEEP_EVERY_S = 30.0
 _FORGET_EVERY_S = 3_600.0
@@ -95,7 +97,9 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
         replay = Replay(database, evidence, metrics, settings.lease_ttl_ms, spawn)
         guard = Guard(database, receipts, evidence, spawn, checker.check_again)
         replay.suspect = guard.suspect
-        shared = Context(settings, rules or Rules(), database, replay, InFlight(), metrics, receipts, guard)
+        audit = Audit(functools.partial(replay.write, store.AUDIT_ACCESSES))
+        metrics.watch("locum_server_audit_dropped", "Accesses that were not written down.", lambda: audit.dropped)
+        shared = Context(settings, rules or Rules(), database, replay, InFlight(), metrics, receipts, guard, audit)
         ready = health.Ready(database, settings)
         _watch(metrics, database, evidence, receipts)
         metrics.watch(
@@ -113,7 +117,9 @@ async def serving(settings: ServerSettings, rules: Rules | None = None) -> Async
                 spawn(checker.run())
                 spawn(guard.run())
                 spawn(siblings.run())
+                spawn(audit.run())
                 yield shared
+            await audit.flush(_LAST_AUDIT_S)
         finally:
             for task in running:
                 task.cancel()

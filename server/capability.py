@@ -17,6 +17,8 @@ _TYPES = {
     "status": "token",
     "date": "date",
     "start": "date",
+    "action": "token",
+    "agent": "token",
     "service-type": "token",
     "specialty": "token",
 }

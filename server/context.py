@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 from aiohttp import web
 
+from server.audit import Audit
 from server.database import Database
 from server.errors import Refusal
 from server.guard import Guard
@@ -32,6 +33,7 @@ class Context(msgspec.Struct, frozen=True):
     metrics: Metrics
     receipts: Receipts
     guard: Guard
+    audit: Audit
 
 
 KEY: web.AppKey[Context] = web.AppKey("context", Context)
@@ -61,6 +63,11 @@ async def body(request: web.Request, until_s: float) -> bytes:
 def caller(request: web.Request) -> str:
     """Who asks, for the audit: a word without patient data."""
     return request[ACCESS].caller
+
+
+def saw(request: web.Request, operation: str, entity: str, patient: str | None) -> None:
+    """Note that this caller was shown something, for the audit."""
+    of(request).audit.note(caller(request), operation, entity, patient)
 
 
 def now() -> datetime:

@@ -20,6 +20,7 @@ TZ_CODE = "http://hl7.org/fhir/StructureDefinition/tz-code"
 HOLD_EXPIRES = "urn:locum:fhir:hold-expires"
 """Extension of a pending Appointment: valueInstant, when the hold ends."""
 SNOMED = "http://snomed.info/sct"
+_INTERACTIONS = ("read", "vread", "search-type", "create")
 _PHYSICAL_TYPE = "http://terminology.hl7.org/CodeSystem/location-physical-type"
 _APPOINTMENT_PROFILE = "https://profiles.ihe.net/ITI/Scheduling/StructureDefinition/ihe-sched-appt"
 
@@ -168,6 +169,28 @@ def patient(row: Mapping[str, Any]) -> Resource:
     if row["name"]:
         found["name"] = [{"text": row["name"]}]
     return found
+
+
+def audit_event(row: Mapping[str, Any]) -> Resource:
+    """An AuditEvent: who did or saw what, and whose it was."""
+    known = row["operation"] in _INTERACTIONS
+    system = "http://hl7.org/fhir/restful-interaction" if known else "urn:locum:fhir:operation"
+    entity: Resource = {"what": {"reference": row["entity"]}} if "/" in row["entity"] else {"name": row["entity"]}
+    entities = [entity]
+    if row["patient_id"] is not None and row["entity"] != f"Patient/{row['patient_id']}":
+        entities.append({"what": {"reference": f"Patient/{row['patient_id']}"}})
+    return {
+        "resourceType": "AuditEvent",
+        "id": str(row["id"]),
+        "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest"},
+        "subtype": [{"system": system, "code": row["operation"]}],
+        "action": row["action"],
+        "recorded": utc(row["starts_at"]),
+        "outcome": "0",
+        "agent": [{"who": {"identifier": {"value": row["agent"]}}, "requestor": True}],
+        "source": {"observer": {"display": "Locum"}},
+        "entity": entities,
+    }
 
 
 def searchset(

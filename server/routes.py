@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from server import capability, openapi, routes_book, routes_find, routes_key, routes_patient, routes_read, routes_search
+from server import (
+    capability,
+    openapi,
+    routes_audit,
+    routes_book,
+    routes_find,
+    routes_key,
+    routes_patient,
+    routes_read,
+    routes_search,
+)
 from server.permission import needs
 
 _REFERENCED = "{kind:Practitioner|PractitionerRole|HealthcareService|Location|Device|Schedule}"
@@ -25,6 +35,9 @@ def add(app: web.Application) -> None:
     router.add_get("/fhir/Slot/{id}", needs("Slot", "r", routes_read.read_slot))
     router.add_post("/fhir/Patient", needs("Patient", "c", routes_patient.create))
     router.add_get("/fhir/Patient/{id}", needs("Patient", "r", routes_read.read_patient))
+    router.add_get("/fhir/AuditEvent", needs("AuditEvent", "s", routes_audit.search))
+    router.add_post("/fhir/AuditEvent/_search", needs("AuditEvent", "s", routes_audit.search))
+    router.add_get("/fhir/AuditEvent/{id}", needs("AuditEvent", "r", routes_audit.read))
     router.add_get("/fhir/metadata", capability.metadata)
     router.add_get(f"/fhir/{_REFERENCED}", routes_search.search_referenced)
     router.add_post(f"/fhir/{_REFERENCED}/_search", routes_search.search_referenced)

@@ -25,6 +25,8 @@ async def show(request: web.Request) -> web.StreamResponse:
     if found is None:
         raise Refusal(404, "not-found", "nothing was answered under this key; it is remembered for a day")
     stored = msgspec.json.decode(found, type=store.Stored)
+    row = stored.appointment
+    context.saw(request, "read", f"Appointment/{row.id}", row.patient_id)
     bundle = fhir.searchset(base_url(request), [fhir.appointment(stored.appointment)], total=1)
     expires = fhir.utc(stored.created_at + timedelta(hours=KEPT_HOURS))
     return json_response({"status": stored.status, "expires_at": expires, "body": bundle})

@@ -34,6 +34,9 @@ async def read_appointment(request: web.Request) -> web.StreamResponse:
     row = store.decode_appointment(answer.value[0]["row"])
     if not _may_see(request, row.patient_id):
         raise unknown(request)
+    context.saw(
+        request, "vread" if "version" in request.match_info else "read", f"Appointment/{row.id}", row.patient_id
+    )
     headers = {"ETag": etag(row.version), **stale_header(answer.stale_s)}
     if request.headers.get("If-None-Match") == etag(row.version):
         return web.Response(status=304, headers=headers)
@@ -86,6 +89,7 @@ async def read_patient(request: web.Request) -> web.StreamResponse:
     answer = await context.of(request).replay.read(store.query(store.PATIENTS, [wanted]), until_s)
     if not answer.value or permission.only_patient(request, "Patient", "r") not in (None, wanted):
         raise unknown(request)
+    context.saw(request, "read", f"Patient/{wanted}", wanted)
     return fhir_response(fhir.patient(answer.value[0]), headers=stale_header(answer.stale_s))
 
 

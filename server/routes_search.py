@@ -22,6 +22,7 @@ from server.scheduling import window_fault
 from server.searching import Key, Page
 
 _NOBODY = uuid.UUID(int=0)
+_ENTITY_CHARS_MAX = 200
 _REFERENCE = re.compile(r"([A-Za-z]+)/([A-Za-z0-9.-]{1,64})")
 _SLOT_STATES = ("free", "busy", "busy-tentative", "busy-unavailable", "entered-in-error")
 
@@ -44,7 +45,7 @@ async def search_appointments(request: web.Request) -> web.StreamResponse:
     patient, practitioners, locations, devices = _actors(query)
     own = permission.only_patient(request, "Appointment", "s")
     if own is not None and patient not in (None, own):
-        return await _answered(request, query, part, [], Found([], None, 0), [], None)
+        return await answered(request, query, part, [], Found([], None, 0), [], None)
     patient = own or patient
     actor = (
         ("Patient", patient)
@@ -64,17 +65,18 @@ async def search_appointments(request: web.Request) -> web.StreamResponse:
         devices,
     )
     sql = store.APPOINTMENTS_LATEST if backwards else store.APPOINTMENTS
-    paged = _paged(sql, store.APPOINTMENTS_TOTAL, filters, part)
+    one_page = paged(sql, store.APPOINTMENTS_TOTAL, filters, part)
 
     async def run(link: Link, deadline_s: float) -> Found:
         began_s = time.monotonic()
-        found = await paged(link, deadline_s)
+        found = await one_page(link, deadline_s)
         await check_rows(request, link, found.rows, began_s, deadline_s, actor=actor)
         return found
 
     answer = await context.of(request).replay.read(run, until_s)
+    context.saw(request, "search-type", f"Appointment?{'&'.join(sorted(set(query)))}"[:_ENTITY_CHARS_MAX], patient)
     resources = [fhir.appointment(store.decode_appointment(row["row"])) for row in answer.value.rows]
-    return await _answered(request, query, part, resources, answer.value, kinds, answer.stale_s)
+    return await answered(request, query, part, resources, answer.value, kinds, answer.stale_s)
 
 
 async def search_slots(request: web.Request) -> web.StreamResponse:
@@ -95,9 +97,9 @@ async def search_slots(request: web.Request) -> web.StreamResponse:
     schedules = searching.references(query, "schedule", "Schedule")
     filters = (low, high, schedules, _uuid(query, "_id"), states, codes)
     sql = store.SLOTS_LATEST if backwards else store.SLOTS
-    answer = await context.of(request).replay.read(_paged(sql, store.SLOTS_TOTAL, filters, part), until_s)
+    answer = await context.of(request).replay.read(paged(sql, store.SLOTS_TOTAL, filters, part), until_s)
     resources = [fhir.slot(store.slot_row(row)) for row in answer.value.rows]
-    return await _answered(request, query, part, resources, answer.value, kinds, answer.stale_s)
+    return await answered(request, query, part, resources, answer.value, kinds, answer.stale_s)
 
 
 async def search_referenced(request: web.Request) -> web.StreamResponse:
@@ -113,7 +115,7 @@ async def search_referenced(request: web.Request) -> web.StreamResponse:
     answer = await context.of(request).replay.read(store.query(sql, wanted), until_s)
     shown = [shape(row) for row in answer.value]
     found = Found([], None, len(shown))
-    return await _answered(request, query, part, shown[: part.count], found, kinds, answer.stale_s)
+    return await answered(request, query, part, shown[: part.count], found, kinds, answer.stale_s)
 
 
 async def asked(request: web.Request) -> MultiMapping[str]:
@@ -129,7 +131,7 @@ async def asked(request: web.Request) -> MultiMapping[str]:
     return words
 
 
-def _paged(
+def paged(
     sql: str, total_sql: str, filters: tuple[object, ...], part: Page
 ) -> Callable[[Link, float], Awaitable[Found]]:
     """A read of one page, and on the first page of how many there are."""
@@ -150,7 +152,7 @@ def _paged(
     return run
 
 
-async def _answered(
+async def answered(
     request: web.Request,
     query: MultiMapping[str],
     part: Page,

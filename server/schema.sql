@@ -114,6 +114,8 @@ DO $$ BEGIN
     END IF;
 END $$;
 
+CREATE INDEX IF NOT EXISTS audit_event_at ON audit_event USING brin (at);  -- it only grows: an index that costs nothing
+
 CREATE OR REPLACE VIEW appointment_full AS
 SELECT a.id, a.version, a.status, a.slot_id, lower(a.during) AS starts_at, upper(a.during) AS ends_at,
        a.practitioner_id, p.given || ' ' || p.family AS practitioner_name, p.specialty_code, p.specialty,

@@ -19,7 +19,7 @@ _PREFIXES = ("eq", "ge", "gt", "le", "lt", "sa", "eb")
 _COUNT_DEFAULT = 100
 COUNT_MAX = 1_000
 _CURSOR_CHARS_MAX = 200
-_WINDOW = timedelta(days=31)
+WINDOW = timedelta(days=31)
 _ALWAYS = ("_format", "_count", "_cursor", "_pretty", "_summary")
 
 SEARCHES: dict[str, tuple[str, ...]] = {
@@ -43,6 +43,7 @@ SEARCHES: dict[str, tuple[str, ...]] = {
     "Location": ("_id",),
     "Device": ("_id",),
     "Schedule": ("_id", "actor", "_include"),
+    "AuditEvent": ("patient", "entity", "agent", "action", "date", "_sort"),
 }
 """Known parameters of each resource; an unknown one is refused, because ignoring it would answer too much."""
 
@@ -177,8 +178,8 @@ def bounds(values: Sequence[str]) -> tuple[datetime | None, datetime | None]:
 def window(low: datetime | None, high: datetime | None, now: datetime) -> tuple[datetime, datetime]:
     """The period to search: 31 days from `low`, or up to `high`, or from now, where one or both were not given."""
     if low is None:
-        low = now if high is None else high - _WINDOW
-    return low, high if high is not None else low + _WINDOW
+        low = now if high is None else high - WINDOW
+    return low, high if high is not None else low + WINDOW
 
 
 def _number(query: MultiMapping[str], name: str, default: int, most: int) -> int:

@@ -149,6 +149,25 @@ DEVICES_OF = "SELECT id, name FROM device WHERE cardinality($1::text[]) = 0 OR i
 PATIENTS = "SELECT id, name FROM patient WHERE id = ANY ($1::text[]) ORDER BY id"
 NEW_PATIENT = "SELECT locum_new_patient($1, $2, $3, $4)"
 
+_AUDIT = """
+FROM audit_event e WHERE ($1::text IS NULL OR e.patient_id = $1) AND (cardinality($2::text[]) = 0 OR e.entity = ANY ($2))
+  AND (cardinality($3::text[]) = 0 OR e.agent = ANY ($3)) AND (cardinality($4::text[]) = 0 OR e.action = ANY ($4))
+  AND ($5::timestamptz IS NULL OR e.at >= $5) AND ($6::timestamptz IS NULL OR e.at < $6)
+"""
+_AUDITED = "SELECT e.id, e.at AS starts_at, e.agent, e.action, e.operation, e.entity, e.patient_id"
+AUDIT = f"""
+{_AUDITED} {_AUDIT} AND ($7::timestamptz IS NULL OR (e.at, e.id) > ($7, $8::uuid)) ORDER BY e.at, e.id LIMIT $9
+"""
+AUDIT_LATEST = f"""
+{_AUDITED} {_AUDIT} AND ($7::timestamptz IS NULL OR (e.at, e.id) < ($7, $8::uuid)) ORDER BY e.at DESC, e.id DESC LIMIT $9
+"""
+AUDIT_TOTAL = f"SELECT count(*) AS total {_AUDIT}"
+AUDIT_ONE = f"{_AUDITED} FROM audit_event e WHERE e.id = $1"
+AUDIT_ACCESSES = """
+INSERT INTO audit_event (id, at, agent, action, operation, entity, patient_id)
+SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) ON CONFLICT (id) DO NOTHING
+"""
+
 SITES = "INSERT INTO site SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"
 ROOMS = "INSERT INTO location SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"
 PEOPLE = """
