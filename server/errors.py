@@ -47,6 +47,20 @@ class Refusal(ServerError):
         self.alternatives: tuple[Alternative, ...] = ()
 
 
+class pointing_at:  # noqa: N801  used as a statement, like contextlib.suppress
+    """A refusal from within that names no element yet points at this one (FHIRPath)."""
+
+    def __init__(self, expression: str) -> None:
+        self._expression = expression
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Refusal) and error.expression is None:
+            error.expression = self._expression
+
+
 class TryAgain(ServerError):
     """An attempt ended without an answer that may be given: the request is held and run again (server/replay.py)."""
 

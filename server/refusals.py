@@ -28,6 +28,23 @@ _WORDS: dict[str, tuple[int, str, str]] = {
     "slot-taken": (409, "conflict", "the slot is taken; choose another one"),
     "patient-overlap": (409, "conflict", "the patient has another appointment at that time"),
 }
+_EXPRESSIONS = {
+    "slot-unknown": "Appointment.slot",
+    "slot-past": "Appointment.start",
+    "slot-mismatch": "Appointment.start",
+    "slot-taken": "Appointment.slot",
+    "hold-expired": "Appointment.slot",
+    "appointment-unknown": "Appointment.id",
+    "appointment-past": "Appointment.start",
+    "appointment-ahead": "Appointment.status",
+    "status-forbids": "Appointment.status",
+    "duplicate": "Appointment.status",
+    "patient-differs": "Appointment.participant",
+    "patient-missing": "Appointment.participant",
+    "patient-overlap": "Appointment.participant",
+    "stale-version": "Appointment.meta.versionId",
+}
+"""The element that is wrong; a word of a header has none."""
 _DETAILS = {"hold-expired": "slot-taken"}
 _CONSTRAINTS = {
     "appointment_practitioner_free": "slot-taken",
@@ -40,7 +57,7 @@ _CONSTRAINTS = {
 def refusal(word: str) -> Refusal:
     """The answer for one word. Raises KeyError for a word that schema.sql does not use."""
     status, issue, sentence = _WORDS[word]
-    return Refusal(status, issue, sentence, detail=_DETAILS.get(word, word))
+    return Refusal(status, issue, sentence, detail=_DETAILS.get(word, word), expression=_EXPRESSIONS.get(word))
 
 
 def refusal_for_conflict(error: DatabaseConflict) -> Refusal:

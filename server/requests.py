@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, date, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from server.errors import Refusal
+from server.bodies import (
+    AppointmentResource,
+    Meta,
+    Parameter,
+    Parameters,
+    PatientResource,
+    Reference,
+    element,
+    parameter_path,
+)
+from server.errors import Refusal, pointing_at
 from server.identity import check_id, parse_appointment, parse_uuid, reference_id
 from server.scheduling import Status
 
@@ -19,81 +29,6 @@ T = TypeVar("T")
 
 _COMMENT_CHARS_MAX = 2_000
 _NAME_CHARS_MAX = 200
-
-
-class Reference(msgspec.Struct, frozen=True):
-    reference: str | None = None
-
-
-class Coding(msgspec.Struct, frozen=True):
-    code: str | None = None
-
-
-class CodeableConcept(msgspec.Struct, frozen=True):
-    coding: tuple[Coding, ...] = ()
-
-
-class Meta(msgspec.Struct, frozen=True, rename="camel"):
-    version_id: str | None = None
-
-
-class Participant(msgspec.Struct, frozen=True):
-    actor: Reference | None = None
-
-
-class HumanName(msgspec.Struct, frozen=True):
-    text: str | None = None
-    given: tuple[str, ...] = ()
-    family: str | None = None
-
-
-class PatientResource(msgspec.Struct, frozen=True, rename="camel"):
-    resource_type: Literal["Patient"]
-    id: str | None = None
-    name: tuple[HumanName, ...] = ()
-
-
-class AppointmentResource(msgspec.Struct, frozen=True, rename="camel"):
-    resource_type: Literal["Appointment"]
-    status: str
-    id: str | None = None
-    meta: Meta | None = None
-    start: str | None = None
-    slot: tuple[Reference, ...] = ()
-    participant: tuple[Participant, ...] = ()
-    comment: str | None = None
-
-
-class Parameter(msgspec.Struct, frozen=True, rename="camel"):
-    name: str
-    value_reference: Reference | None = None
-    value_date_time: str | None = None
-    value_instant: str | None = None
-    value_string: str | None = None
-    value_code: str | None = None
-    value_coding: Coding | None = None
-    value_codeable_concept: CodeableConcept | None = None
-    value_integer: int | None = None
-    value_positive_int: int | None = None
-    resource: msgspec.Raw = msgspec.Raw(b"")
-
-
-class Parameters(msgspec.Struct, frozen=True, rename="camel"):
-    """A FHIR Parameters resource (R4 parameters.html)."""
-
-    resource_type: Literal["Parameters"]
-    parameter: tuple[Parameter, ...] = ()
-
-    def all(self, name: str) -> list[Parameter]:
-        """Every parameter of a name."""
-        return [parameter for parameter in self.parameter if parameter.name == name]
-
-    def one(self, name: str) -> Parameter | None:
-        """The only parameter of a name, or None. Raises Refusal 400 when it is repeated."""
-        found = self.all(name)
-        if len(found) > 1:
-            raise Refusal(400, "invalid", f"the parameter {name} may be given once")
-        return found[0] if found else None
 
 
 class Find(msgspec.Struct, frozen=True):
@@ -140,9 +75,8 @@ def parse_parameters(body: bytes) -> Parameters:
         msgspec.json.decode(body, type=msgspec.Raw)
         return msgspec.json.decode(body, type=Parameters)
     except msgspec.ValidationError as error:
-        raise Refusal(
-            422, "structure", f"the body is not the Parameters resource of this operation: {error}"
-        ) from error
+        said = f"the body is not the Parameters resource of this operation: {error}"
+        raise Refusal(422, "structure", said, expression=element(error, "Parameters")) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal(400, "structure", f"the body is not JSON: {error}") from error
 
@@ -153,8 +87,8 @@ def parse_find(parameters: Parameters) -> Find:
     return Find(
         start=_moment(parameters, "start"),
         end=_moment(parameters, "end"),
-        practitioners=[reference_id(text, "Practitioner") for text in _references(parameters, "practitioner")],
-        locations=[reference_id(text, "Location") for text in _references(parameters, "location-reference")],
+        practitioners=_ids(parameters, "practitioner", "Practitioner"),
+        locations=_ids(parameters, "location-reference", "Location"),
         specialties=[_code(parameter) for parameter in parameters.all("specialty")],
         count_max=_count(parameters),
     )
@@ -165,18 +99,21 @@ def parse_booking(parameters: Parameters) -> Booking:
     _only(parameters, _BOOK_USED)
     reference, resource = parameters.one("appointment-reference"), parameters.one("appointment-resource")
     if (reference is None) == (resource is None):
-        raise Refusal(400, "required", "give either appointment-reference or appointment-resource")
+        why = "give either appointment-reference or appointment-resource"
+        raise Refusal(400, "required", why, expression="Parameters.parameter")
     if resource is not None:
         booking = _from_resource(_resource(resource, AppointmentResource))
     else:
         (text,) = _references(parameters, "appointment-reference")
-        appointment, slot = parse_appointment(reference_id(text, "Appointment"))
+        with pointing_at(parameter_path("appointment-reference")):
+            appointment, slot = parse_appointment(reference_id(text, "Appointment"))
         booking = Booking(appointment=appointment, slot=slot)
     patient = _patient(parameters) or booking.patient
     comment = parameters.one("comment")
     said = booking.comment if comment is None else _text(comment)
     if said is not None and (len(said) > _COMMENT_CHARS_MAX or "\0" in said):
-        raise Refusal(422, "too-long", f"a comment is at most {_COMMENT_CHARS_MAX} characters of text")
+        path = "Appointment.comment" if comment is None else parameter_path("comment")
+        raise Refusal(422, "too-long", f"a comment is at most {_COMMENT_CHARS_MAX} characters of text", expression=path)
     return msgspec.structs.replace(booking, patient=patient, comment=said)
 
 
@@ -197,22 +134,34 @@ def _from_resource(found: AppointmentResource) -> Booking:
     try:
         status = Status(found.status)
     except ValueError:
-        raise Refusal(422, "code-invalid", f"{found.status[:40]!r} is not a status that can be asked for") from None
-    appointment, proposed = parse_appointment(found.id) if found.id is not None else (None, None)
-    if len(found.slot) > 1:
-        raise Refusal(422, "business-rule", "an appointment has one slot here")
-    slot = _slot(found.slot[0]) if found.slot else proposed
-    actors = [item.actor.reference for item in found.participant if item.actor and item.actor.reference]
+        said = f"{found.status[:40]!r} is not a status that can be asked for"
+        raise Refusal(422, "code-invalid", said, expression="Appointment.status") from None
+    with pointing_at("Appointment.id"):
+        appointment, proposed = parse_appointment(found.id) if found.id is not None else (None, None)
+    with pointing_at("Appointment.slot"):
+        if len(found.slot) > 1:
+            raise Refusal(422, "business-rule", "an appointment has one slot here")
+        slot = _slot(found.slot[0]) if found.slot else proposed
+    with pointing_at("Appointment.participant"):
+        actors = [item.actor.reference for item in found.participant if item.actor and item.actor.reference]
+        practitioner, patient = _actor(actors, "Practitioner"), _actor(actors, "Patient")
+    with pointing_at("Appointment.start"):
+        start = parse_moment(found.start) if found.start is not None else None
     return Booking(
         appointment=appointment,
         slot=slot,
-        practitioner=_actor(actors, "Practitioner"),
-        start=parse_moment(found.start) if found.start is not None else None,
+        practitioner=practitioner,
+        start=start,
         status=status,
-        patient=Patient(who) if (who := _actor(actors, "Patient")) is not None else None,
+        patient=Patient(patient) if patient is not None else None,
         comment=found.comment,
         version=_version(found.meta),
     )
+
+
+def _ids(parameters: Parameters, name: str, kind: str) -> list[str]:
+    with pointing_at(parameter_path(name)):
+        return [reference_id(text, kind) for text in _references(parameters, name)]
 
 
 def _slot(reference: Reference) -> uuid.UUID:
@@ -247,8 +196,10 @@ def _patient(parameters: Parameters) -> Patient | None:
         return Patient(check_id(found.id) if found.id else str(uuid.uuid4()), name_of(found))
     references = _references(parameters, "patient-reference")
     if len(references) > 1:
-        raise Refusal(422, "business-rule", "group appointments are not made here: give one patient")
-    return Patient(reference_id(references[0], "Patient")) if references else None
+        said = "group appointments are not made here: give one patient"
+        raise Refusal(422, "business-rule", said, expression=parameter_path("patient-reference"))
+    with pointing_at(parameter_path("patient-reference")):
+        return Patient(reference_id(references[0], "Patient")) if references else None
 
 
 def name_of(found: PatientResource) -> str | None:
@@ -263,14 +214,16 @@ def name_of(found: PatientResource) -> str | None:
 def _only(parameters: Parameters, known: set[str]) -> None:
     for parameter in parameters.parameter:
         if parameter.name not in known:
-            raise Refusal(422, "not-supported", f"the parameter {parameter.name[:60]!r} is not supported here")
+            said = f"the parameter {parameter.name[:60]!r} is not supported here"
+            raise Refusal(422, "not-supported", said, expression=parameter_path(parameter.name))
 
 
 def _references(parameters: Parameters, name: str) -> list[str]:
     found = []
     for parameter in parameters.all(name):
         if parameter.value_reference is None or not parameter.value_reference.reference:
-            raise Refusal(400, "required", f"the parameter {name} needs a valueReference with a reference")
+            said = f"the parameter {name} needs a valueReference with a reference"
+            raise Refusal(400, "required", said, expression=parameter_path(name))
         found.append(parameter.value_reference.reference)
     return found
 
@@ -279,20 +232,26 @@ def _resource(parameter: Parameter, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(bytes(parameter.resource) or b"null", type=type_)
     except msgspec.ValidationError as error:
-        raise Refusal(422, "structure", f"the resource of {parameter.name} is not usable: {error}") from error
+        path = element(error, f"{parameter_path(parameter.name)}.resource")
+        raise Refusal(
+            422, "structure", f"the resource of {parameter.name} is not usable: {error}", expression=path
+        ) from error
 
 
 def _moment(parameters: Parameters, name: str) -> datetime:
     parameter = parameters.one(name)
     text = None if parameter is None else parameter.value_date_time or parameter.value_instant
     if text is None:
-        raise Refusal(400, "required", f"the parameter {name} is required, as valueDateTime")
-    return parse_moment(text)
+        said = f"the parameter {name} is required, as valueDateTime"
+        raise Refusal(400, "required", said, expression=parameter_path(name))
+    with pointing_at(parameter_path(name)):
+        return parse_moment(text)
 
 
 def _text(parameter: Parameter) -> str:
     if parameter.value_string is None:
-        raise Refusal(400, "required", f"the parameter {parameter.name} needs a valueString")
+        said = f"the parameter {parameter.name} needs a valueString"
+        raise Refusal(400, "required", said, expression=parameter_path(parameter.name))
     return parameter.value_string
 
 
@@ -305,7 +264,8 @@ def _code(parameter: Parameter) -> str:
     text = next((coding.code for coding in codings if coding.code), None)
     text = text or parameter.value_code or parameter.value_string
     if not text:
-        raise Refusal(400, "required", f"the parameter {parameter.name} needs a code")
+        said = f"the parameter {parameter.name} needs a code"
+        raise Refusal(400, "required", said, expression=parameter_path(parameter.name))
     return str(text).rpartition("|")[2]
 
 
@@ -315,5 +275,5 @@ def _count(parameters: Parameters) -> int | None:
         return None
     found = parameter.value_integer if parameter.value_integer is not None else parameter.value_positive_int
     if found is None or found < 1:
-        raise Refusal(400, "value", "_count must be a valueInteger above zero")
+        raise Refusal(400, "value", "_count must be a valueInteger above zero", expression=parameter_path("_count"))
     return found

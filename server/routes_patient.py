@@ -9,9 +9,10 @@ import msgspec
 from aiohttp import web
 
 from server import context, fhir, permission, store
+from server.bodies import PatientResource
 from server.errors import Refusal
 from server.identity import check_id, uuid7
-from server.requests import PatientResource, name_of
+from server.requests import name_of
 from server.responses import base_url, fhir_response
 
 
