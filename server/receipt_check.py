@@ -66,7 +66,8 @@ class ReceiptChecker:
         away = self._database.losses != self._checked_losses
         topology = self._database.topology
         alone = topology is not None and topology.phase is Phase.DEGRADED
-        stale = alone and time.monotonic() - self._checked_s > _ALONE_EVERY_S
+        is_damaged = bool(self._structure[1])  # until somebody has mended it
+        stale = (alone or is_damaged) and time.monotonic() - self._checked_s > _ALONE_EVERY_S
         return pool.endpoint.term != self._checked_term or away or stale or self._asked.is_set()
 
     def check_again(self) -> None:
@@ -130,7 +131,7 @@ class ReceiptChecker:
             restored, missing = len(missing) - len(again), again
         async with pool.link(_BATCH_DEADLINE_S) as link:
             rows = await link.fetch(store.DOUBLE_BOOKED, deadline_s=_BATCH_DEADLINE_S)
-        if self._structure[0] != pool.endpoint.term:
+        if self._structure[0] != pool.endpoint.term or self._structure[1]:
             self._structure = pool.endpoint.term, await self._look_at_structure(pool)
         return ReceiptCheck(
             term=pool.endpoint.term,

@@ -35,3 +35,6 @@ async def test_an_index_that_misses_a_row_is_named_in_the_next_term(tmp_path: Pa
         found = await restarted(it, 4)
         assert found is not None
         assert any("appointment_patient" in sentence for sentence in found), found
+        async with it.node.sql() as connection:
+            await connection.execute("REINDEX INDEX appointment_patient")
+        await it.wait_report(lambda report: report.receipts is not None and report.receipts.structure == (), 30)
