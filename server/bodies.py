@@ -56,6 +56,18 @@ class AppointmentResource(msgspec.Struct, frozen=True, rename="camel"):
     comment: str | None = None
 
 
+class Repeat(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """What is not listed here would narrow, and is refused."""
+
+    day_of_week: tuple[str, ...] = ()
+    time_of_day: tuple[str, ...] = ()
+    when: tuple[str, ...] = ()
+
+
+class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    repeat: Repeat | None = None
+
+
 class Parameter(msgspec.Struct, frozen=True, rename="camel"):
     name: str
     value_reference: Reference | None = None
@@ -67,6 +79,7 @@ class Parameter(msgspec.Struct, frozen=True, rename="camel"):
     value_codeable_concept: CodeableConcept | None = None
     value_integer: int | None = None
     value_positive_int: int | None = None
+    value_timing: Timing | None = None
     resource: msgspec.Raw = msgspec.Raw(b"")
 
 

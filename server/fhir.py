@@ -113,6 +113,11 @@ def location(row: Mapping[str, Any]) -> Resource:
     return found
 
 
+def organization(row: Mapping[str, Any]) -> Resource:
+    """An Organization: each site is one here, and has its id."""
+    return {"resourceType": "Organization", "id": row["id"], "active": True, "name": row["name"]}
+
+
 def device(row: Mapping[str, Any]) -> Resource:
     """A Device: a piece of equipment that one appointment at a time may need."""
     name = {"name": row["name"], "type": "user-friendly-name"}

@@ -24,6 +24,7 @@ from server.bodies import (
 from server.errors import Refusal, pointing_at
 from server.identity import check_id, parse_appointment, parse_uuid, reference_id
 from server.scheduling import Status
+from server.timing import ALWAYS, Hours, hours
 
 T = TypeVar("T")
 
@@ -38,7 +39,10 @@ class Find(msgspec.Struct, frozen=True):
     end: datetime
     practitioners: list[str]
     locations: list[str]
+    organizations: list[str]
     specialties: list[str]
+    visit_types: list[str]
+    hours: Hours
     count_max: int | None
 
 
@@ -63,7 +67,10 @@ class Booking(msgspec.Struct, frozen=True, kw_only=True):
     version: int | None = None
 
 
-_FIND_USED = {"start", "end", "practitioner", "location-reference", "specialty", "_count"}
+_FIND_USED = {
+    *("start", "end", "practitioner", "location-reference", "organization"),
+    *("specialty", "visit-type", "timing", "_count"),
+}
 _FIND_IGNORED = {"patient-reference", "patient-resource", "reason", "referral-identifier", "insurance-reference"}
 _BOOK_USED = {"appointment-reference", "appointment-resource", "patient-reference", "patient-resource", "comment"}
 
@@ -89,7 +96,10 @@ def parse_find(parameters: Parameters) -> Find:
         end=_moment(parameters, "end"),
         practitioners=_ids(parameters, "practitioner", "Practitioner"),
         locations=_ids(parameters, "location-reference", "Location"),
+        organizations=_ids(parameters, "organization", "Organization"),
         specialties=[_code(parameter) for parameter in parameters.all("specialty")],
+        visit_types=[_code(parameter) for parameter in parameters.all("visit-type")],
+        hours=_hours(parameters),
         count_max=_count(parameters),
     )
 
@@ -226,6 +236,14 @@ def _references(parameters: Parameters, name: str) -> list[str]:
             raise Refusal(400, "required", said, expression=parameter_path(name))
         found.append(parameter.value_reference.reference)
     return found
+
+
+def _hours(parameters: Parameters) -> Hours:
+    parameter = parameters.one("timing")
+    if parameter is None:
+        return ALWAYS
+    with pointing_at(parameter_path("timing")):
+        return hours(parameter.value_timing)
 
 
 def _resource(parameter: Parameter, type_: type[T]) -> T:

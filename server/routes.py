@@ -17,7 +17,7 @@ from server import (
 )
 from server.permission import needs
 
-_REFERENCED = "{kind:Practitioner|PractitionerRole|HealthcareService|Location|Device|Schedule}"
+_REFERENCED = "{kind:Practitioner|PractitionerRole|HealthcareService|Organization|Location|Device|Schedule}"
 
 
 def add(app: web.Application) -> None:

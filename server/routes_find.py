@@ -24,6 +24,7 @@ async def find(request: web.Request) -> web.StreamResponse:
     fault = window_fault(asked.start, asked.end, shared.rules)
     if fault is not None:
         raise Refusal(422, "business-rule", fault)
+    limit = min(asked.count_max or PROPOSALS_MAX, PROPOSALS_MAX)
     query = store.query(
         store.FREE_SLOTS_OF if asked.practitioners else store.FREE_SLOTS,
         asked.start,
@@ -32,7 +33,12 @@ async def find(request: web.Request) -> web.StreamResponse:
         asked.practitioners,
         asked.locations,
         asked.specialties,
-        min(asked.count_max or PROPOSALS_MAX, PROPOSALS_MAX),
+        limit,
+        asked.organizations,
+        asked.visit_types,
+        list(asked.hours.days),
+        list(asked.hours.since),
+        list(asked.hours.until),
     )
     answer = await shared.replay.read(query, until_s)
     body = await _encode(base_url(request), [store.slot_row(row) for row in answer.value])

@@ -121,6 +121,7 @@ REFERENCED: dict[str, tuple[str, Callable[[Mapping[str, Any]], fhir.Resource]]] 
     "PractitionerRole": (store.ROLES, fhir.practitioner_role),
     "HealthcareService": (store.SERVICES, fhir.healthcare_service),
     "Location": (store.LOCATIONS, fhir.location),
+    "Organization": (store.ORGANIZATIONS, fhir.organization),
     "Device": (store.DEVICES_OF, fhir.device),
     "Schedule": (store.SCHEDULES, fhir.schedule),
 }

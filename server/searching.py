@@ -42,6 +42,7 @@ SEARCHES: dict[str, tuple[str, ...]] = {
     "HealthcareService": ("_id",),
     "Location": ("_id",),
     "Device": ("_id",),
+    "Organization": ("_id",),
     "Schedule": ("_id", "actor", "_include"),
     "AuditEvent": ("patient", "entity", "agent", "action", "date", "_sort"),
 }

@@ -40,12 +40,20 @@ _IN_THE_WAY = """
 SELECT FROM appointment a WHERE a.{who} = v.{who} AND a.during && tstzrange(v.starts_at, v.ends_at)
 AND a.status IN ('pending', 'booked', 'arrived', 'checked-in', 'fulfilled') AND (a.status <> 'pending' OR a.hold_expires_at > now())
 """
+_HOURS = """
+(cardinality($10::int[]) = 0 OR extract(isodow FROM v.starts_at AT TIME ZONE {zone})::int = ANY ($10))
+AND (cardinality($11::time[]) = 0 OR EXISTS (
+    SELECT FROM unnest($11::time[], $12::time[]) AS span (since, until)
+    WHERE (v.starts_at AT TIME ZONE {zone})::time BETWEEN span.since AND span.until))
+"""
+"""Of the day and the week as the site's clock has them."""
 FREE_SLOTS = f"""
 SELECT v.* FROM slot_full v
 WHERE v.starts_at >= greatest($1, $3::timestamptz) AND v.starts_at < $2 AND v.ends_at <= $2
   AND (cardinality($4::text[]) = 0 OR v.practitioner_id = ANY ($4))
   AND (cardinality($5::text[]) = 0 OR v.location_id = ANY ($5) OR v.site_id = ANY ($5))
-  AND (cardinality($6::text[]) = 0 OR v.specialty_code = ANY ($6))
+  AND (cardinality($6::text[]) = 0 OR v.specialty_code = ANY ($6)) AND (cardinality($9::text[]) = 0 OR v.specialty_code = ANY ($9))
+  AND (cardinality($8::text[]) = 0 OR v.site_id = ANY ($8)) AND {_HOURS.format(zone="v.timezone")}
   AND NOT EXISTS ({_IN_THE_WAY.format(who="practitioner_id")}) AND NOT EXISTS ({_IN_THE_WAY.format(who="location_id")})
   AND (v.device_id IS NULL OR NOT EXISTS ({_IN_THE_WAY.format(who="device_id")}))
 ORDER BY v.starts_at, v.practitioner_id LIMIT $7
@@ -61,6 +69,11 @@ SELECT v.* FROM (
                OR EXISTS (SELECT FROM location l WHERE l.id = v.location_id AND l.site_id = ANY ($5)))
           AND (cardinality($6::text[]) = 0
                OR EXISTS (SELECT FROM practitioner p WHERE p.id = w.who AND p.specialty_code = ANY ($6)))
+          AND (cardinality($9::text[]) = 0
+               OR EXISTS (SELECT FROM practitioner p WHERE p.id = w.who AND p.specialty_code = ANY ($9)))
+          AND (cardinality($8::text[]) = 0 AND cardinality($10::int[]) = 0 AND cardinality($11::time[]) = 0
+               OR EXISTS (SELECT FROM location l JOIN site t ON t.id = l.site_id WHERE l.id = v.location_id
+                          AND (cardinality($8::text[]) = 0 OR t.id = ANY ($8)) AND {_HOURS.format(zone="t.timezone")}))
           AND NOT EXISTS ({_IN_THE_WAY.format(who="practitioner_id")}) AND NOT EXISTS ({_IN_THE_WAY.format(who="location_id")})
           AND (v.device_id IS NULL OR NOT EXISTS ({_IN_THE_WAY.format(who="device_id")}))
         ORDER BY v.starts_at LIMIT $7
@@ -146,6 +159,7 @@ JOIN location l ON l.id = p.location_id WHERE cardinality($1::text[]) = 0 OR p.s
 GROUP BY p.specialty_code ORDER BY p.specialty_code
 """
 DEVICES_OF = "SELECT id, name FROM device WHERE cardinality($1::text[]) = 0 OR id = ANY ($1) ORDER BY id"
+ORGANIZATIONS = "SELECT id, name FROM site WHERE cardinality($1::text[]) = 0 OR id = ANY ($1) ORDER BY id"
 PATIENTS = "SELECT id, name FROM patient WHERE id = ANY ($1::text[]) ORDER BY id"
 NEW_PATIENT = "SELECT locum_new_patient($1, $2, $3, $4)"
 
