@@ -56,6 +56,16 @@ class AppointmentResource(msgspec.Struct, frozen=True, rename="camel"):
     comment: str | None = None
 
 
+class ResponseResource(msgspec.Struct, frozen=True, rename="camel"):
+    """An AppointmentResponse (R4 appointmentresponse.html)."""
+
+    resource_type: Literal["AppointmentResponse"]
+    appointment: Reference
+    actor: Reference
+    participant_status: str
+    comment: str | None = None
+
+
 class Repeat(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """What is not listed here would narrow, and is refused."""
 

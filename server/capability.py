@@ -48,6 +48,7 @@ def capability_statement() -> dict[str, Any]:
         "conditionalCreate": True,
     }
     resources.append({"type": "Patient", **made})
+    resources.append({"type": "AppointmentResponse", "interaction": [{"code": "create"}], "versioning": "no-version"})
     return {
         "resourceType": "CapabilityStatement",
         "status": "active",

@@ -59,6 +59,7 @@ def describe(server: str, *, is_guarded: bool = False) -> dict[str, Any]:
         }
     }
     paths["/fhir/Patient"] = {"post": _new_patient()}
+    paths["/fhir/AppointmentResponse"] = {"post": _response()}
     paths["/fhir/metadata"] = {
         "get": {"summary": "The CapabilityStatement", "security": [], **_answers("CapabilityStatement")}
     }
@@ -127,6 +128,20 @@ def _new_patient() -> dict[str, Any]:
         "summary": "Make a Patient",
         "parameters": [header],
         "requestBody": {"required": True, "content": content},
+        **answers,
+    }
+
+
+def _response() -> dict[str, Any]:
+    answers = _answers("AppointmentResponse", "400", "403", "404", "408", "409", "413", "415", "422")
+    answers["responses"]["201"] = answers["responses"].pop("200")
+    return {
+        "summary": "Accept an appointment, or decline it, which cancels it",
+        "parameters": [_key_header()],
+        "requestBody": {
+            "required": True,
+            "content": {FHIR_JSON: {"schema": {"$ref": "#/components/schemas/AppointmentResponse"}}},
+        },
         **answers,
     }
 
@@ -201,6 +216,14 @@ def _schemas() -> dict[str, Any]:
             "type": "object",
             "required": ["resourceType"],
             "properties": {"resourceType": {"const": "Patient"}, "id": {"type": "string", "pattern": _ID}},
+        },
+        "AppointmentResponse": {
+            "type": "object",
+            "required": ["resourceType", "appointment", "actor", "participantStatus"],
+            "properties": {
+                "resourceType": {"const": "AppointmentResponse"},
+                "participantStatus": {"enum": ["accepted", "declined", "tentative", "needs-action"]},
+            },
         },
         "OperationOutcome": {
             "type": "object",

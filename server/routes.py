@@ -13,6 +13,7 @@ from server import (
     routes_key,
     routes_patient,
     routes_read,
+    routes_response,
     routes_search,
 )
 from server.permission import needs
@@ -35,6 +36,7 @@ def add(app: web.Application) -> None:
     router.add_get("/fhir/Slot/{id}", needs("Slot", "r", routes_read.read_slot))
     router.add_post("/fhir/Patient", needs("Patient", "c", routes_patient.create))
     router.add_get("/fhir/Patient/{id}", needs("Patient", "r", routes_read.read_patient))
+    router.add_post("/fhir/AppointmentResponse", needs("AppointmentResponse", "c", routes_response.create))
     router.add_get("/fhir/AuditEvent", needs("AuditEvent", "s", routes_audit.search))
     router.add_post("/fhir/AuditEvent/_search", needs("AuditEvent", "s", routes_audit.search))
     router.add_get("/fhir/AuditEvent/{id}", needs("AuditEvent", "r", routes_audit.read))

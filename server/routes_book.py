@@ -52,12 +52,12 @@ class Asked(msgspec.Struct, frozen=True):
     if_match: int | None
 
 
-_Make = Callable[[Context, Asked], Statement]
+Make = Callable[[Context, Asked], Statement]
 
 
 async def book(request: web.Request) -> web.StreamResponse:
     """Book a proposal or a hold (201), or change or cancel an appointment (200)."""
-    return await _write(request, _book_statement)
+    return await _write(request, book_statement)
 
 
 async def hold(request: web.Request) -> web.StreamResponse:
@@ -65,13 +65,23 @@ async def hold(request: web.Request) -> web.StreamResponse:
     return await _write(request, _hold_statement)
 
 
-async def _write(request: web.Request, make: _Make) -> web.StreamResponse:
-    shared, until_s = context.of(request), context.deadline_s(request)
+async def _write(request: web.Request, make: Make) -> web.StreamResponse:
+    until_s = context.deadline_s(request)
     body = await context.body(request, until_s)
-    header = request.headers.get("Idempotency-Key")
-    caller = context.caller(request)
-    claim = Claim(kept_key(caller, header), digest(request.method, request.path, body))
-    booking = parse_booking(parse_parameters(body))
+    claim = claimed(request, body)
+    kept = await perform(request, make, claim, parse_booking(parse_parameters(body)), until_s)
+    return bundle_of_one(request, kept.appointment, kept.status)
+
+
+def claimed(request: web.Request, body: bytes) -> Claim:
+    """The key of this request, its caller's own, and what must be the same under it. Raises Refusal 400."""
+    key = kept_key(context.caller(request), request.headers.get("Idempotency-Key"))
+    return Claim(key, digest(request.method, request.path, body))
+
+
+async def perform(request: web.Request, make: Make, claim: Claim, booking: Booking, until_s: float) -> store.Kept:
+    """Write this once, whatever happens on the way, and keep its receipt. Raises Refusal."""
+    shared, caller = context.of(request), context.caller(request)
     action = "c" if booking.appointment is None else "u"
     permission.require(request, "Appointment", action)
     owner = permission.only_patient(request, "Appointment", action)
@@ -82,7 +92,7 @@ async def _write(request: web.Request, make: _Make) -> web.StreamResponse:
         except Refusal as refused:
             raise await with_alternatives(shared, refused, booking.slot, until_s) from None
         await shared.receipts.keep(kept)
-    return bundle_of_one(request, kept.appointment, kept.status)
+    return kept
 
 
 def _for_owner(booking: Booking, owner: str | None) -> Booking:
@@ -112,7 +122,7 @@ async def _kept(shared: Context, statement: Statement, until_s: float) -> store.
         raise refusal_for(error) from error
 
 
-def _book_statement(shared: Context, asked: Asked) -> Statement:
+def book_statement(shared: Context, asked: Asked) -> Statement:
     claim, booking, if_match = asked.claim, asked.booking, asked.if_match
     wanted = intent(booking.status, exists=booking.appointment is not None)
     if wanted is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,15 +13,30 @@ from server import context, fhir, permission, store
 from server.errors import Refusal
 from server.identity import check_id, parse_uuid
 from server.link import Link
+from server.replay import Answer
 from server.responses import etag, fhir_response, stale_header
 
 
 async def read_appointment(request: web.Request) -> web.StreamResponse:
     """GET /fhir/Appointment/[id]: 200 with ETag, 304 when If-None-Match names it. Proposals are not kept: 404."""
-    until_s = context.deadline_s(request)
     found = parse_uuid(request.match_info["id"])
-    if found is None:
+    answer = None if found is None else await appointment_row(request, found, context.deadline_s(request))
+    if answer is None:
         raise unknown(request)
+    row = answer.value
+    context.saw(
+        request, "vread" if "version" in request.match_info else "read", f"Appointment/{row.id}", row.patient_id
+    )
+    headers = {"ETag": etag(row.version), **stale_header(answer.stale_s)}
+    if request.headers.get("If-None-Match") == etag(row.version):
+        return web.Response(status=304, headers=headers)
+    return fhir_response(fhir.appointment(row), headers=headers)
+
+
+async def appointment_row(
+    request: web.Request, found: uuid.UUID, until_s: float
+) -> Answer[store.AppointmentRow] | None:
+    """The appointment, checked against its receipt; None when there is none that this caller may see."""
 
     async def one(link: Link, deadline_s: float) -> list[Any]:
         began_s = time.monotonic()
@@ -29,18 +45,8 @@ async def read_appointment(request: web.Request) -> web.StreamResponse:
         return rows
 
     answer = await context.of(request).replay.read(one, until_s)
-    if not answer.value:
-        raise unknown(request)
-    row = store.decode_appointment(answer.value[0]["row"])
-    if not _may_see(request, row.patient_id):
-        raise unknown(request)
-    context.saw(
-        request, "vread" if "version" in request.match_info else "read", f"Appointment/{row.id}", row.patient_id
-    )
-    headers = {"ETag": etag(row.version), **stale_header(answer.stale_s)}
-    if request.headers.get("If-None-Match") == etag(row.version):
-        return web.Response(status=304, headers=headers)
-    return fhir_response(fhir.appointment(row), headers=headers)
+    row = store.decode_appointment(answer.value[0]["row"]) if answer.value else None
+    return Answer(row, answer.stale_s) if row is not None and _may_see(request, row.patient_id) else None
 
 
 async def read_slot(request: web.Request) -> web.StreamResponse:
