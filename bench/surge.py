@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 from bench.booking import http_load
 from bench.surge_load import Told
+from server.batch import BATCHES_MAX
 from tests.acceptance import fhir
 from tests.acceptance.cluster import Cluster, running
 
@@ -76,7 +77,7 @@ async def measure(seconds: float, times: int, workers: int, console: Console) ->
         place = Path(name)
         await asyncio.to_thread(place.chmod, 0o755)  # PostgreSQL runs as another account when this is run by root
         async with running(place, "--demo-practitioners", "10", "--workers", str(workers)) as cluster:
-            lines = await _prepare(cluster)
+            lines = await _prepare(cluster, workers)
             # Each worker has batches under way at once: together they are to book CAPACITY a second.
             peak = await http_load(cluster, _take(lines, 4 * CAPACITY * int(_PEAK_S)), _PEAK_S, _PEAK_CONNECTIONS)
             console.print(f"peak: {peak.rate:.0f}/s")
@@ -108,7 +109,7 @@ async def measure(seconds: float, times: int, workers: int, console: Console) ->
     )
 
 
-async def _prepare(cluster: Cluster) -> list[bytes]:
+async def _prepare(cluster: Cluster, workers: int) -> list[bytes]:
     """Requests for times of their own, each of another patient who is known (one patient's wait for each other). The database is
     slow from here on."""
     primary = (await cluster.view())["primary"]
@@ -117,7 +118,7 @@ async def _prepare(cluster: Cluster) -> list[bytes]:
         rows = await connection.fetch(
             "SELECT id, practitioner_id FROM slot WHERE practitioner_id LIKE 'surge-%' ORDER BY starts_at, 2"
         )
-        await connection.execute(_HELD.replace("$1", str(4 / CAPACITY)))
+        await connection.execute(_HELD.replace("$1", str(workers * BATCHES_MAX / CAPACITY)))
     return [
         msgspec.json.encode(
             {
@@ -147,7 +148,7 @@ async def _surge(cluster: Cluster, lines: bytes, rate: float, seconds: float) ->
     )
     async with asyncio.timeout(seconds + 120):
         output, _ = await process.communicate(lines)
-    assert process.returncode == 0
+    assert process.returncode == 0, len(output)
     return msgspec.msgpack.decode(output, type=list[Told])
 
 

@@ -116,6 +116,7 @@ def main() -> None:
     requests = [decode(line).encoded(host) for line in sys.stdin.buffer]
     gc.disable()  # a pause of the clients is not to be taken for one of the server
     sys.stdout.buffer.write(msgspec.msgpack.encode(uvloop.run(_run(host, port, rate, seconds, requests))))
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
