@@ -74,7 +74,7 @@ def bad_requests(slot: str) -> list[tuple[str, object, set[int]]]:
         (FIND, find_body(SOON, SOON - timedelta(days=1)), {422}),
         (FIND, find_body(SOON, SOON + timedelta(days=400)), {422}),
         (FIND, find_body(SOON, SOON + timedelta(days=1), practitioner="Group/7"), {400}),
-        (FIND, find_body(SOON, SOON + timedelta(days=1), organization="Organization/7"), {422}),
+        (FIND, find_body(SOON, SOON + timedelta(days=1), insurance="Coverage/7"), {422}),
     ]
 
 
