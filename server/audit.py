@@ -22,7 +22,7 @@ from server.identity import uuid7
 _log = structlog.get_logger()
 
 _EVERY_S = 0.5
-_WRITE_S = 10.0
+_WRITE_S = 2.0
 _AT_ONCE_MAX = 1_000
 KEPT_MAX = 50_000
 
@@ -50,6 +50,7 @@ class Audit:
         self.dropped = 0
         self._write = write
         self._waiting: deque[Access] = deque()
+        self._turn = asyncio.Lock()
 
     def note(self, agent: str, operation: str, entity: str, patient: str | None) -> None:
         """Somebody was shown this. `operation`: a FHIR interaction, such as read or search-type."""
@@ -69,6 +70,10 @@ class Audit:
 
     async def flush(self, within_s: float) -> None:
         """Write everything that waits, as long as a primary takes it. A row is written once, however often it is tried."""
+        async with self._turn:  # the last flush at the end meets the one that is under way
+            await self._flush(within_s)
+
+    async def _flush(self, within_s: float) -> None:
         while self._waiting:
             some = [self._waiting[n] for n in range(min(len(self._waiting), _AT_ONCE_MAX))]
             columns = tuple([getattr(one, name) for one in some] for name in Access.__struct_fields__)

@@ -24,7 +24,7 @@ from server.store import Kept, KeptRow
 
 MEMBERS_MAX = 64
 BATCHES_MAX = 1
-"""At a time. With two, each is half as large and the database works more for the same: 1.15 against 1.07 of pgbench (bench/booking.py)."""
+"""At a time. With two, each is half as large and the database works more for the same: 1.15 against 1.01 of pgbench (bench/booking.py)."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

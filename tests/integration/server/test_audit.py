@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 from fhir.resources.R4B.auditevent import AuditEvent
 
+from server.app import serving
 from tests.integration.server.clinic import Clinic, Json, book_body, clinic, only, until
 from tests.integration.server.test_access import BOOK, free, guarded, of, token
+from tests.ports import free_port
 
 
 async def events(it: Clinic, query: str = "", **headers: str) -> list[Json]:
@@ -83,11 +86,16 @@ async def test_accesses_wait_for_the_next_primary_and_are_written_once(tmp_path:
 
 async def test_what_was_seen_last_is_written_when_the_server_ends(tmp_path: Path) -> None:
     async with clinic(tmp_path) as it:
-        (proposal,) = await it.proposals(1)
-        made = only((await it.book(proposal, "ada"))[1])
-        assert (await it.call(f"/fhir/Appointment/{made['id']}"))[0] == 200
         assert it.shared is not None
-        await it.shared.audit.flush(5)
+        changed = {
+            "name": "second",
+            "listen_port": free_port(),
+            "state_dir": tmp_path / "second",
+            "demo_practitioners": 0,
+        }
+        async with serving(msgspec.structs.replace(it.shared.settings, **changed)) as second:
+            await until(lambda: second.database.primary is not None)
+            second.audit.note("staff", "read", "Patient/ada", "ada")
         await written(it, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from server import audit
@@ -45,3 +46,17 @@ async def test_memory_is_bounded_and_what_is_dropped_is_counted(monkeypatch: Any
     for _ in range(5):
         queue.note("staff", "search-type", "Appointment?", None)
     assert queue.dropped == 2
+
+
+async def test_two_at_once_write_each_row_once() -> None:
+    class Slow(Table):
+        async def write(self, columns: tuple[object, ...], until_s: float) -> None:
+            await asyncio.sleep(0.01)
+            await super().write(columns, until_s)
+
+    table = Slow()
+    queue = Audit(table.write)
+    for number in range(5):
+        queue.note("staff", "read", f"Appointment/{number}", "ada")
+    await asyncio.gather(queue.flush(1), queue.flush(1))
+    assert [row[5] for row in table.rows] == [f"Appointment/{number}" for number in range(5)]
