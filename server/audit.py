@@ -1,7 +1,7 @@
 """Who looked at what: written soon after the answer, many rows at once. What changes something is audited in its own transaction.
 
-Rows wait in memory until a primary takes them, also through a failover; an end of the process that nobody announced loses at most
-the last half second of them.
+Rows wait in memory until a primary takes them, also through a failover; an end of the process that nobody announced loses
+those that wait.
 """
 
 from __future__ import annotations
