@@ -37,11 +37,16 @@ _PLACES_MAX = 4
 _RECORDS_MAX = 200
 _LOG_LINES_MAX = 30
 _PEER_S = 2.0
+_READINGS = 3
 _BREAKS_OFF: tuple[type[Exception], ...] = (*SQL_ERRORS, ActionFailed, WireError)
 
 
 class PageHeader(msgspec.Struct, frozen=True):
-    """A page's header, decoded (src/include/storage/bufpage.h); `checksum_fits`: with what PostgreSQL would compute."""
+    """A page's header, decoded (src/include/storage/bufpage.h).
+
+    `checksum_fits`: PostgreSQL would take the page: its checksum is right, or it is all zero, as a page is that the file has
+    been extended by and that no checkpoint has written yet (PageIsVerified in src/backend/storage/page/bufpage.c).
+    """
 
     lsn: str
     checksum: int
@@ -75,12 +80,23 @@ class Kept(msgspec.Struct, frozen=True):
     log: tuple[str, ...] = ()
 
 
+def _page_as_it_lies(data_dir: Path, path: str, block: int) -> bytes | None:
+    """Read again where it does not fit, since PostgreSQL may be writing it just then."""
+    page = None
+    for _ in range(_READINGS):
+        page = page_on_disk(data_dir, path, block)
+        if page is None or header_of(page, block).checksum_fits:
+            break
+    return page
+
+
 def header_of(page: bytes, block: int) -> PageHeader:
     """Decoded, whole or not."""
     high, low, checksum, flags, lower, upper, special = struct.unpack_from("<IIHHHHH", page)
     (right,) = checksums(as_pages(page), np.array([block], dtype=np.uint32))
-    fits = int(right) == checksum
-    return PageHeader(format_lsn(high << 32 | low), checksum, fits, flags, lower, upper, special, not any(page))
+    is_zero = not any(page)
+    fits = is_zero or int(right) == checksum
+    return PageHeader(format_lsn(high << 32 | low), checksum, fits, flags, lower, upper, special, is_zero)
 
 
 class EvidenceKeeper:
@@ -116,7 +132,7 @@ class EvidenceKeeper:
 
     async def page(self, path: str, block: int) -> bytes | None:
         """For the peer: this node's page as it lies there. Raises OSError."""
-        return await in_thread(page_on_disk, self._local.node.data_dir, path, block)
+        return await in_thread(_page_as_it_lies, self._local.node.data_dir, path, block)
 
     async def _keep(self, fault: Fault, places: list[Place], report: NodeReport) -> None:
         pages: list[KeptPage] = []

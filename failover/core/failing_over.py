@@ -10,7 +10,7 @@ from failover.core.diagnose import diagnose_primary
 from failover.core.incident import may_close, open_incident
 from failover.core.lone_rule import receipts_found
 from failover.core.model import IncidentEvent, State, TermRecord, Transition, TransitionKind, Verdict
-from failover.core.node_faults import damaged_places
+from failover.core.node_faults import convicting_faults, damaged_places
 from replication.actions import CheckReceipts, Fence, Op, Promote, ReadPlaces, StartStandby
 from replication.model import Cause, FaultKind, NodeReport, Place, Postmaster, Role, Stage
 
@@ -53,6 +53,11 @@ def _read_places(context: Context, candidate: str, verdict: Verdict, places: tup
     sentence = f"{verdict.sentence} Reading {places[0]} on {candidate} before it is promoted."
     op = ReadPlaces(places, context.policy.places_deadline_ms)
     return Plan("failover.read_places", sentence, state, {candidate: op}, events=events)
+
+
+def is_convicted(context: Context) -> bool:
+    """The primary carries a fault for which another is to take its place."""
+    return context.state.primary is not None and bool(convicting_faults(context, context.state.primary))
 
 
 def promotable_standby(context: Context) -> str | None:
@@ -301,9 +306,10 @@ def is_quarantine_due(verdict: Verdict | None) -> bool:
 
 
 def close_incident(context: Context) -> Plan | None:
-    """An incident ends when the primary is open, a standby is promotable again, and no acknowledged write is missing."""
+    """An incident ends when the primary is open and whole, a standby is promotable again, and no acknowledged write is
+    missing. While the damaged places of a primary are read on its standby, all but "whole" holds."""
     incident = context.state.incident
-    if incident is None or context.state.transition is not None:
+    if incident is None or context.state.transition is not None or is_convicted(context):
         return None
     candidate = promotable_standby(context)
     if not context.is_open_primary() or candidate is None or not may_close(context):

@@ -52,7 +52,7 @@ TABLE: tuple[Row, ...] = (
     Row("failover.stuck", "failover", "the candidate died while being promoted, and its WAL ends below where it ended", "alarm with the next step", ("command.go_on",)),
     Row("command.go_on", "command", "an operator accepts what a stuck candidate has lost", "journal", ("failover.retry",)),
     Row("failover.promoted", "failover", "the candidate is open in the journalled term", "journal primary, timeline and fork; publish the topology", ("standby.fence", "standby.rebuild", "standby.start")),
-    Row("incident.closed", "any", "the primary is open, a standby is promotable, and the receipts show that nothing is missing", "close the incident", ("steady",)),
+    Row("incident.closed", "any", "the primary is open and carries no fault that would replace it, a standby is promotable, and the receipts show that nothing is missing", "close the incident", ("steady",)),
     Row("switchover.begin", "switchover", "an operator asks and the candidate is promotable", "checkpoint on the primary", ("switchover.wait", "switchover.drain")),
     Row("switchover.wait", "switchover", "the step under way has not ended", "none", ()),
     Row("switchover.drain", "switchover", "the checkpoint ended", "servers hold new writes", ("switchover.stop",)),

@@ -83,7 +83,7 @@ async def evidence_is_kept(cluster: Cluster, tmp_path: Path, incident: str, node
         if page["place"] == {"path": path, "relation": None, "block": BLOCK}
     ]
     assert pages and pages[0]["header"]["checksum_fits"] is False
-    assert pages[0]["peer_header"]["checksum_fits"] is True
+    assert pages[0]["peer_header"]["checksum_fits"] is True, pages[0]
     assert any(
         name.startswith(f"{node}/") and name.endswith(".page") and len(data) == 8192 for name, data in read.items()
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -35,6 +36,17 @@ def worker(cluster: Cluster, name: str) -> int:
     return int(msgspec.json.decode(cluster.layout.pids.read_bytes())[name]["pid"])
 
 
+def kill_and_wait(pid: int) -> None:
+    """Its sockets are closed when this returns (pidfd_open(2): readable once the process has ended)."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        ended, _, _ = select.select([descriptor], [], [], 10.0)
+        assert ended, f"process {pid} lives 10 s after SIGKILL"
+    finally:
+        os.close(descriptor)
+
+
 async def test_workers_share_a_port_survive_each_other_and_a_failover_and_hand_their_receipts_on(
     tmp_path: Path,
 ) -> None:
@@ -63,8 +75,8 @@ async def test_workers_share_a_port_survive_each_other_and_a_failover_and_hand_t
         assert 120 <= incident["receipts"]["acknowledged"] <= len(known), (
             "those of both workers, as far as they were known then"
         )
-        # one that is killed is started again; the other serves on
-        os.kill(worker(cluster, "server-2"), signal.SIGKILL)
+        # one that is killed is started again; the other serves on (what waited at the dead one's socket is reset with it)
+        await asyncio.to_thread(kill_and_wait, worker(cluster, "server-2"))
         for _ in range(20):
             async with cluster.session.get(
                 f"{cluster.ready.server}/fhir/Practitioner", headers={"Connection": "close"}

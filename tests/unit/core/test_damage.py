@@ -80,6 +80,22 @@ def test_the_damaged_places_are_read_on_the_candidate_then_it_is_promoted(kind: 
     assert state.incident == incident
 
 
+def test_an_incident_stays_open_while_the_candidate_reads_the_primarys_damaged_places() -> None:
+    """The primary serves, the standby is promotable and the servers' receipts are whole: all but the primary is well."""
+    world = healthy()
+    report = ServerReport(
+        server="s1", term=world.store.term, phase="healthy", primary="a", receipts=ReceiptCheck(world.store.term, 1, 1)
+    )
+    damaged = seen(world, "a", fault(FaultKind.PAGE_CORRUPT, PLACE))
+    damaged = msgspec.structs.replace(damaged, servers=(SeenServer(report, 10),))
+    state, kinds = world.store, []
+    for _ in range(4):
+        state, decision = decide(state, damaged, POLICY)
+        kinds.append(decision.kind)
+    assert kinds == ["failover.read_places", "incident.receipts", "steady", "steady"]
+    assert state.incident is not None
+
+
 def test_a_candidate_that_is_damaged_too_is_not_promoted_and_a_person_is_told() -> None:
     world = healthy()
     damaged = seen(world, "a", fault(FaultKind.PAGE_CORRUPT, PLACE))

@@ -24,4 +24,5 @@ def test_a_header_tells_where_and_whether_it_fits() -> None:
         False,
     )
     assert not header_of(bytes(page), 8).checksum_fits, "the block number is part of it"
-    assert header_of(bytes(PAGE_BYTES), 0).is_zero
+    empty = header_of(bytes(PAGE_BYTES), 0)
+    assert (empty.is_zero, empty.checksum_fits) == (True, True), "PostgreSQL takes it: the file was extended by it"
