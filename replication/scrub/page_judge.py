@@ -12,7 +12,7 @@ from replication.scrub.compare import Judgement, JudgePage
 from replication.scrub.findings import Findings
 from replication.scrub.ledger_service import LedgerService
 from replication.scrub.relation_path import relation_at
-from replication.scrub.tuples import conflicts, traces, without_trace
+from replication.scrub.tuples import altered, conflicts, traces, without_trace
 from replication.scrub.wal_ledger import FIRST_LSN, Reading, Relation
 from replication.threads import in_thread
 
@@ -61,10 +61,12 @@ class PageJudge:
         missing = conflicts(records) or without_trace(page, expected)
         if missing:
             return self._told(asked, lsn, Reading.STALE, f"at LSN {format_lsn(lsn)}: {'; '.join(missing[:5])}")
+        if others := altered(page, expected):
+            return self._told(asked, lsn, Reading.ALTERED, f"at LSN {format_lsn(lsn)}: {'; '.join(others[:5])}")
         return self._told(asked, lsn, Reading.FITS, f"{len(expected)} tuples are as WAL says")
 
     async def _by_tuples(self, relation: Relation, asked: JudgePage, lsn: int) -> tuple[Reading, str]:
-        """Whether everything that WAL put on a heap page since its last image is there."""
+        """Whether everything that WAL put on a heap page since its last image is there, and as it was put there."""
         expected = traces(await self._ledger.wal.heap_records(relation, asked.block, lsn))
         page = await in_thread(page_on_disk, self._local.node.data_dir, asked.path, asked.block)
         if not expected or page is None or lsn_of(page) != lsn:
@@ -72,6 +74,8 @@ class PageJudge:
         missing = without_trace(page, expected)
         if missing:
             return Reading.STALE, f"at LSN {format_lsn(lsn)}: {'; '.join(missing[:5])}"
+        if others := altered(page, expected):
+            return Reading.ALTERED, f"at LSN {format_lsn(lsn)}: {'; '.join(others[:5])}"
         return Reading.FITS, f"{len(expected)} tuples are as WAL says"
 
     async def _by_wal(
@@ -139,14 +143,19 @@ class PageJudge:
         words = {
             Reading.STALE: f"{place} {older}",
             Reading.MISPLACED: f"{place} holds a page that belongs elsewhere",
+            Reading.ALTERED: f"{place} holds other bytes than WAL has, under a checksum that fits",
             Reading.FITS: f"{place} is as WAL says",
             Reading.UNTOLD: f"{place} cannot be judged: {why}",
             Reading.NOT_YET: f"{place} cannot be judged yet: {why}",
         }
-        guilty = reading in (Reading.STALE, Reading.MISPLACED)
-        if guilty:
-            kind = FaultKind.MISDIRECTED_WRITE
-            if reading is Reading.STALE:
-                kind = FaultKind.LOST_WRITE if asked.differs else FaultKind.STALE_PAGE
+        kind = _fault_of(reading, differs=asked.differs)
+        if kind is not None:
             self._findings.add(kind, words[reading], what="page on the disk against WAL", value=why, places=(place,))
-        return Judgement(self._local.node.name, lsn, reading.value, guilty, words[reading])
+        return Judgement(self._local.node.name, lsn, reading.value, kind is not None, words[reading])
+
+
+def _fault_of(reading: Reading, *, differs: bool) -> FaultKind | None:
+    """What a page that is read so is guilty of."""
+    if reading is Reading.STALE:
+        return FaultKind.LOST_WRITE if differs else FaultKind.STALE_PAGE
+    return {Reading.MISPLACED: FaultKind.MISDIRECTED_WRITE, Reading.ALTERED: FaultKind.PAGE_CORRUPT}.get(reading)

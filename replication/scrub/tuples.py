@@ -1,7 +1,10 @@
-"""What WAL says must be on a heap page, tuple by tuple: who inserted each, and who deleted, updated or locked it. Pure.
+"""What WAL says must be on a heap page, tuple by tuple: who inserted each with which bytes, and who deleted, updated or locked it.
+Pure.
 
 Two nodes whose pages bear one LSN and differ cannot both be right, and no LSN tells which. But a record names its transaction and
 the place of the tuple: a page on which that transaction left no trace has lost a write (src/backend/access/rmgrdesc/heapdesc.c).
+And the bytes of a row that was inserted, or that an image of its page holds, are in WAL: nothing changes them in place but what
+WAL names (src/include/access/heapam_xlog.h, xl_heap_header and xl_multi_insert_tuple).
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 _POINTERS_AT, _POINTER_BYTES, _NORMAL = 24, 4, 1
+_HEADER_BYTES = 23  # src/include/access/htup_details.h, SizeofHeapTupleHeader
+_LOGGED_HEADER_BYTES, _LOGGED_MULTI = 5, struct.Struct("<HHHB")
 _SUPER_DELETE = 0x08  # src/include/access/heapam_xlog.h, XLH_DELETE_IS_SUPER
 _FIELD = re.compile(r"(\w+): (0x[0-9A-F]+|\d+)", re.I)
 _LISTS = re.compile(r"(?:redirected|dead|unused): \[([^\]]*)\]")
@@ -20,7 +25,7 @@ _OFFSETS = re.compile(r"offsets: \[([\d, ]*)\]")
 
 class HeapRecord(NamedTuple):
     """One record's word on one heap block. `kind`: `Heap INSERT`. `block_id`: which of the record's blocks it is, `is_alone`: the
-    record names no other. `image`: the page, when it carries it whole."""
+    record names no other. `image`: the page, when it carries it whole; `data`: what it carries of the block otherwise."""
 
     kind: str
     description: str
@@ -28,6 +33,7 @@ class HeapRecord(NamedTuple):
     block_id: int
     is_alone: bool
     image: bytes | None = None
+    data: bytes | None = None
 
 
 class Places(NamedTuple):
@@ -47,6 +53,7 @@ _KEEPS = (
     "Heap INPLACE",
     "XLOG FPI_FOR_HINT",
 )
+_LEAVES_ROWS = ("XLOG FPI_FOR_HINT", "XLOG FPI", "Heap2 VISIBLE")
 _KINDS = re.compile(r"Heap (?:INSERT|UPDATE|HOT_UPDATE)(?:\+INIT)?$|Heap2 (?:MULTI_INSERT|PRUNE|VACUUM)")
 
 
@@ -86,15 +93,17 @@ def _fields(description: str) -> dict[str, int]:
 
 
 class Trace(NamedTuple):
-    """What must be found at one place of a page; None: WAL does not say."""
+    """What must be found at one place of a page; None: WAL does not say. `body`: the row behind its fixed header."""
 
     xmin: int | None = None
     xmax: int | None = None
+    body: bytes | None = None
 
 
 def traces(records: Iterable[HeapRecord]) -> dict[int, Trace]:
-    """What must be on the page after these records, in the order of WAL. An image of the page, freezing, and whatever is
-    not understood end what was known before."""
+    """What must be on the page after these records, in the order of WAL. An image of the page, and whatever is not understood,
+    end what was known before. Freezing leaves a row and who inserted it, and may take away who changed it (heapam.c,
+    heap_execute_freeze_tuple)."""
     known: dict[int, Trace] = {}
     for record in records:
         if record.image is not None:
@@ -102,7 +111,7 @@ def traces(records: Iterable[HeapRecord]) -> dict[int, Trace]:
         kind = record.kind.removesuffix("+INIT")
         fields = _fields(record.description)
         if kind == "Heap INSERT" and "off" in fields:
-            known[fields["off"]] = Trace(xmin=record.xid)
+            _insert(known, record, {fields["off"]: _body_of_one(record.data)})
         elif kind in ("Heap UPDATE", "Heap HOT_UPDATE") and {"old_off", "new_off"} <= fields.keys():
             _update(known, record, fields)
         elif kind in ("Heap DELETE", "Heap LOCK") and {"xmax", "off"} <= fields.keys():
@@ -111,13 +120,39 @@ def traces(records: Iterable[HeapRecord]) -> dict[int, Trace]:
             if not gone:
                 known[fields["off"]] = before._replace(xmax=fields["xmax"])
         elif kind == "Heap2 MULTI_INSERT" and (listed := _OFFSETS.search(record.description)) is not None:
-            known |= {int(number): Trace(xmin=record.xid) for number in listed[1].split(",") if number.strip()}
-        elif kind.startswith("Heap2 PRUNE") and not fields.get("nplans"):
-            for number in _pruned(record.description):
-                known.pop(number, None)
-        else:
+            numbers = [int(number) for number in listed[1].split(",") if number.strip()]
+            _insert(known, record, dict(zip(numbers, _bodies_of_many(record.data, len(numbers)), strict=True)))
+        elif kind.startswith(("Heap2 PRUNE", "Heap2 FREEZE_PAGE")):
+            freed = _pruned(record.description)
+            known = {number: trace for number, trace in known.items() if number not in freed}
+            if fields.get("nplans"):
+                known = {number: trace._replace(xmax=None) for number, trace in known.items()}
+        elif kind not in _LEAVES_ROWS:
             known.clear()
     return known
+
+
+def _insert(known: dict[int, Trace], record: HeapRecord, bodies: dict[int, bytes | None]) -> None:
+    """The image of a page that a record carries was taken after the record's own change (xloginsert.c)."""
+    for number, body in bodies.items():
+        before = known.get(number, Trace()) if record.image is not None else Trace()
+        known[number] = Trace(xmin=record.xid, body=before.body if record.image is not None else body)
+
+
+def _body_of_one(data: bytes | None) -> bytes | None:
+    return None if data is None or len(data) < _LOGGED_HEADER_BYTES else data[_LOGGED_HEADER_BYTES:]
+
+
+def _bodies_of_many(data: bytes | None, count: int) -> list[bytes | None]:
+    """None for all when the data is not what it should be."""
+    found: list[bytes | None] = []
+    at = 0
+    while data is not None and len(found) < count and at + _LOGGED_MULTI.size <= len(data):
+        length, *_ = _LOGGED_MULTI.unpack_from(data, at)
+        start = at + _LOGGED_MULTI.size
+        found.append(data[start : start + length])
+        at = start + length + (start + length) % 2  # SHORTALIGN
+    return found if len(found) == count else [None] * count
 
 
 def conflicts(records: Iterable[HeapRecord]) -> list[str]:
@@ -147,10 +182,10 @@ def _pruned(description: str) -> set[int]:
 
 
 def on_page(page: bytes) -> dict[int, Trace]:
-    """Who inserted each tuple of a page."""
+    """Who inserted each tuple of a page, and its bytes."""
     count = max(0, (struct.unpack_from("<H", page, 12)[0] - _POINTERS_AT) // _POINTER_BYTES)
     found = ((number, _tuple(page, number)) for number in range(1, count + 1))
-    return {number: Trace(xmin=seen[0]) for number, seen in found if seen is not None}
+    return {number: Trace(xmin=seen.xmin, body=seen.body) for number, seen in found if seen is not None}
 
 
 def _update(known: dict[int, Trace], record: HeapRecord, fields: dict[str, int]) -> None:
@@ -160,7 +195,8 @@ def _update(known: dict[int, Trace], record: HeapRecord, fields: dict[str, int])
         before = known.get(fields["old_off"], Trace())
         known[fields["old_off"]] = before._replace(xmax=fields.get("old_xmax"))
     if is_new:
-        known[fields["new_off"]] = Trace(xmin=record.xid)
+        imaged = known.get(fields["new_off"], Trace()) if record.image is not None else Trace()
+        known[fields["new_off"]] = Trace(xmin=record.xid, body=imaged.body)
 
 
 def without_trace(page: bytes, expected: dict[int, Trace]) -> list[str]:
@@ -170,23 +206,43 @@ def without_trace(page: bytes, expected: dict[int, Trace]) -> list[str]:
         found = _tuple(page, number)
         if found is None:
             said.append(f"no tuple {number}, which transaction {trace.xmin or trace.xmax} wrote")
-            continue
-        xmin, xmax = found
-        if trace.xmin is not None and xmin != trace.xmin:
-            said.append(f"tuple {number} is of transaction {xmin}, not {trace.xmin}")
-        elif trace.xmax is not None and xmax != trace.xmax:
+        elif trace.xmin is not None and found.xmin != trace.xmin:
+            said.append(f"tuple {number} is of transaction {found.xmin}, not {trace.xmin}")
+        elif trace.xmax is not None and found.xmax != trace.xmax:
             said.append(f"tuple {number} was changed by transaction {trace.xmax}, and does not show it")
     return said
 
 
-def _tuple(page: bytes, number: int) -> tuple[int, int] | None:
-    """(xmin, xmax) of a tuple; None where there is none."""
+def altered(page: bytes, expected: dict[int, Trace]) -> list[str]:
+    """Rows of the right transactions whose bytes are not those that WAL has, a sentence each."""
+    said = []
+    for number, trace in sorted(expected.items()):
+        found = _tuple(page, number)
+        if found is None or trace.body is None or found.xmin != trace.xmin or found.body == trace.body:
+            continue
+        pairs = enumerate(zip(found.body, trace.body, strict=False))
+        at = next((at for at, (one, other) in pairs if one != other), min(len(found.body), len(trace.body)))
+        said.append(
+            f"tuple {number} differs from what transaction {trace.xmin} wrote, from byte {at + _HEADER_BYTES} on"
+        )
+    return said
+
+
+class _Tuple(NamedTuple):
+    xmin: int
+    xmax: int
+    body: bytes
+
+
+def _tuple(page: bytes, number: int) -> _Tuple | None:
+    """What lies at one place of a page; None where there is none."""
     lower = struct.unpack_from("<H", page, 12)[0]
     at = _POINTERS_AT + (number - 1) * _POINTER_BYTES
     if number < 1 or at + _POINTER_BYTES > lower:
         return None
     (pointer,) = struct.unpack_from("<I", page, at)
-    if (pointer >> 15) & 3 != _NORMAL or (pointer & 0x7FFF) + 8 > len(page):
+    start, length = pointer & 0x7FFF, pointer >> 17
+    if (pointer >> 15) & 3 != _NORMAL or start + 8 > len(page):
         return None
-    xmin, xmax = struct.unpack_from("<II", page, pointer & 0x7FFF)
-    return int(xmin), int(xmax)
+    xmin, xmax = struct.unpack_from("<II", page, start)
+    return _Tuple(int(xmin), int(xmax), page[start + _HEADER_BYTES : start + length])

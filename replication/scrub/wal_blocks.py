@@ -36,7 +36,7 @@ FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, true) WHERE relforknumber = 0
 GROUP BY reltablespace, reldatabase, relfilenode, relblocknumber
 """
 _HEAP = """
-SELECT resource_manager || ' ' || record_type AS kind, description, xid::text::bigint AS xid, block_id, blocks, block_fpi_data
+SELECT resource_manager || ' ' || record_type AS kind, description, xid::text::bigint AS xid, block_id, blocks, block_fpi_data, block_data
 FROM (SELECT *, count(*) OVER (PARTITION BY start_lsn) AS blocks
       FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, true)) AS refs
 WHERE relforknumber = 0 AND reltablespace = $3::bigint::oid AND reldatabase = $4::bigint::oid
@@ -123,6 +123,7 @@ async def heap_records(
             row["block_id"],
             row["blocks"] == 1,
             row["block_fpi_data"],
+            row["block_data"],
         )
         for row in rows
     ]

@@ -60,6 +60,8 @@ class Reading(StrEnum):
     OCCUPIED = "occupied"
     """A tuple was put where WAL had put another since the page's last image: the page that it was put on had lost that one."""
     MISPLACED = "misplaced"
+    ALTERED = "altered"
+    """A row of it is not the bytes that WAL has."""
     UNTOLD = "untold"
     NOT_YET = "not_yet"
     """The WAL that tells has not been read yet."""

@@ -7,22 +7,33 @@ import struct
 import pytest
 
 from replication.page import PAGE_BYTES
-from replication.scrub.tuples import HeapRecord, Places, Trace, conflicts, places_of, traces, without_trace
+from replication.scrub.tuples import HeapRecord, Places, Trace, altered, conflicts, places_of, traces, without_trace
+
+EMPTY = bytes(32 - 23)
+"""The rows of `page` behind their headers."""
 
 
 def record(
-    kind: str, description: str, xid: int = 700, *, block_id: int = 0, alone: bool = True, image: bytes | None = None
+    kind: str,
+    description: str,
+    xid: int = 700,
+    *,
+    block_id: int = 0,
+    alone: bool = True,
+    image: bytes | None = None,
+    data: bytes | None = None,
 ) -> HeapRecord:
-    return HeapRecord(f"Heap {kind}", description, xid, block_id, alone, image)
+    return HeapRecord(f"Heap {kind}", description, xid, block_id, alone, image, data)
 
 
-def page(*tuples: tuple[int, int]) -> bytes:
+def page(*tuples: tuple[int, int], body: bytes = EMPTY) -> bytes:
     made = bytearray(PAGE_BYTES)
     struct.pack_into("<H", made, 12, 24 + 4 * len(tuples))
     for number, (xmin, xmax) in enumerate(tuples):
         at = PAGE_BYTES - 40 * (number + 1)
         struct.pack_into("<I", made, 24 + 4 * number, at | 1 << 15 | 32 << 17)
         struct.pack_into("<II", made, at, xmin, xmax)
+        made[at + 23 : at + 32] = body
     return bytes(made)
 
 
@@ -48,13 +59,55 @@ def test_an_update_across_blocks_leaves_one_tuple_on_each() -> None:
     assert traces([record("UPDATE+INIT", said, 706, block_id=0, alone=False)]) == {5: Trace(706)}
 
 
-def test_an_image_freezing_and_what_is_not_known_end_what_was_known() -> None:
+def test_an_image_and_what_is_not_known_end_what_was_known_and_freezing_who_changed_a_row() -> None:
     locked = "xmax: 9, off: 2, infobits: [LOCK_ONLY], flags: 0x00"
     image = record("LOCK", locked, image=page((600, 0), (601, 9)))
-    assert traces([INSERT, image]) == {1: Trace(600), 2: Trace(601, 9)}
+    assert traces([INSERT, image]) == {1: Trace(600, None, EMPTY), 2: Trace(601, 9, EMPTY)}
     freeze = HeapRecord("Heap2 PRUNE_VACUUM_SCAN", "isCatalogRel: F, nplans: 1, plans: [...]", 0, 0, True)
-    assert traces([INSERT, freeze]) == {}
+    assert traces([INSERT, DELETE, freeze]) == {1: Trace(700, None)}
+    assert traces([INSERT, DELETE, freeze._replace(kind="Heap2 FREEZE_PAGE")]) == {1: Trace(700, None)}
     assert traces([INSERT, record("INPLACE", "off: 1")]) == {}
+
+
+def test_a_row_must_have_the_bytes_that_were_inserted() -> None:
+    body = b"\x01the row\x00"
+    inserted = record("INSERT", "off: 1, flags: 0x08", 700, data=bytes(5) + body)
+    assert traces([inserted, DELETE]) == {1: Trace(700, 705, body)}
+    assert altered(page((700, 705), body=body), traces([inserted, DELETE])) == []
+    other = page((700, 705), body=b"\x01the r0w\x00")
+    assert altered(other, traces([inserted, DELETE])) == [
+        "tuple 1 differs from what transaction 700 wrote, from byte 29 on"
+    ]
+    assert without_trace(other, traces([inserted, DELETE])) == []
+    assert altered(other, traces([INSERT])) == [], "WAL does not have the bytes"
+    assert altered(page((699, 0)), traces([inserted])) == [], "that is another tuple, and said otherwise"
+    hot = traces([inserted, HOT])
+    assert (hot[1].body, hot[2].body) == (body, None), "an update may log only what differs from the old row"
+
+
+def test_the_bytes_of_an_image_count_as_inserted_and_a_hint_leaves_them() -> None:
+    body = b"\x01the row\x00"
+    image = page((700, 0), (706, 0), body=body)
+    hint = HeapRecord("XLOG FPI_FOR_HINT", "", 0, 0, True, image)
+    assert traces([hint]) == {1: Trace(700, None, body), 2: Trace(706, None, body)}
+    updated = traces([HOT._replace(image=image)])
+    assert updated == {1: Trace(700, 706, body), 2: Trace(706, None, body)}
+    assert altered(page((700, 706), (706, 0)), updated) == [
+        "tuple 1 differs from what transaction 700 wrote, from byte 23 on",
+        "tuple 2 differs from what transaction 706 wrote, from byte 23 on",
+    ]
+    again = record("INSERT", "off: 2, flags: 0x00", 706, image=image)
+    assert traces([again])[2] == Trace(706, None, body)
+
+
+def test_the_rows_of_one_record_lie_two_bytes_aligned() -> None:
+    rows = [b"\x01abc", b"\x01de", b"\x01f"]
+    data = b""
+    for row in rows:
+        data += b"\0" * (len(data) % 2) + struct.pack("<HHHB", len(row), 3, 0x900, 24) + row
+    many = HeapRecord("Heap2 MULTI_INSERT", "ntuples: 3, flags: 0x02, offsets: [1, 2, 3]", 700, 0, True, None, data)
+    assert traces([many]) == {number + 1: Trace(700, None, row) for number, row in enumerate(rows)}
+    assert traces([many._replace(data=data[:12])]) == {1: Trace(700), 2: Trace(700), 3: Trace(700)}
 
 
 def test_pruning_takes_away_what_it_names_and_leaves_the_rest() -> None:
