@@ -8,6 +8,7 @@ from failover.drill.faultfs.spec import Fault, Kind, Op
 from failover.drill.faultfs.table import FaultTable, Fired
 
 RELATION = "/base/5/16384"
+WAL = "pg_wal/000000010000000000000004"
 
 
 class Clock:
@@ -102,6 +103,17 @@ def test_a_lost_write_is_healed_by_the_next_one_of_its_block_and_says_which() ->
     table.written_again(RELATION, 2 * 8192, page(1) + page(0x2_0000_0030))
     (healed,) = table.healed()
     assert (healed.fired, healed.by) == (1, "base/5/16384, block 3 was written again with LSN 2/30")
+
+
+def test_a_block_that_is_written_again_in_pieces_is_whole_once_they_cover_it() -> None:
+    table = FaultTable()
+    table.arm(Fault(kind=Kind.LOST_WRITE, op=Op.WRITE))
+    table.strike(Op.WRITE, "/" + WAL, (4, 4))
+    for first, length in ((4 * 8192 - 100, 3_000), (4 * 8192 + 2_000, 4_000), (4 * 8192 + 7_000, 5_000)):
+        table.written_again(WAL, first, bytes(length))
+        assert table.healed() == []
+    table.written_again(WAL, 4 * 8192 + 6_000, bytes(1_000))
+    assert [healed.by for healed in table.healed()] == [f"{WAL}, block 4 was written again"]
 
 
 def test_a_misdirected_write_spoils_two_blocks_and_a_file_that_is_gone_is_healed() -> None:
