@@ -64,7 +64,7 @@ def _receipts(incident: dict[str, Any]) -> str:
         return "Not compared yet: the incident stays open until they are."
     told = ", ".join(
         f"{found.get(field)} {field.replace('_', '-')}"
-        for field in ("acknowledged", "present", "restored", "lost", "double_booked")
+        for field in ("acknowledged", "present", "restored", "lost", "double_booked", "sealed")
     )
     missing = "".join(f"\n- missing, older or altered: Appointment/{name}" for name in found.get("missing") or [])
     structure = found.get("structure")

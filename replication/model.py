@@ -500,6 +500,8 @@ class ReceiptCheck(msgspec.Struct, frozen=True):
     restored: int = 0
     lost: int = 0
     double_booked: int = 0
+    sealed: int = 0
+    """Of the rows that are there, those that bear a seal and fit it. A row that does not fit counts as lost until it is restored."""
     missing: tuple[str, ...] = ()
     structure: tuple[str, ...] | None = None
     """What amcheck says of the booking tables and their indexes, once in a term; None where it did not come to an end."""

@@ -120,8 +120,11 @@ class ReceiptChecker:
         began_s = time.monotonic()
         receipts = self._receipts.newest()
         missing: list[str] = []
+        sealed = 0
         for start in range(0, len(receipts), _BATCH):
-            missing += await self._check_batch(pool, receipts[start : start + _BATCH])
+            batch = receipts[start : start + _BATCH]
+            missing += await self._check_batch(pool, batch)
+            sealed += await self._sealed(pool, batch)
         restored = 0
         if await restore(pool, self._receipts, missing):
             wanted = set(missing)
@@ -140,6 +143,7 @@ class ReceiptChecker:
             restored=restored,
             lost=len(missing),
             double_booked=int(rows[0]["found"]),
+            sealed=sealed,
             missing=tuple(missing[:_MISSING_SHOWN_MAX]),
             structure=self._structure[1],
             began_ms_ago=int((time.monotonic() - began_s) * 1000),
@@ -171,6 +175,11 @@ class ReceiptChecker:
         noted = Noted(store.timeline_of(where["wal_file"]), where["flush_lsn"])
         self._receipts.seen([item for item in batch if item.id not in missing], noted)
         return missing
+
+    async def _sealed(self, pool: Pool, batch: list[Receipt]) -> int:
+        async with pool.link(_BATCH_DEADLINE_S) as link:
+            (row,) = await link.fetch(store.SEALED, [item.id for item in batch], deadline_s=_BATCH_DEADLINE_S)
+        return int(row["fitting"])
 
     async def _forget(self) -> None:
         record = self._database.topology

@@ -148,8 +148,16 @@ CREATE OR REPLACE FUNCTION locum_digest(a appointment) RETURNS text LANGUAGE sql
         extract(epoch FROM a.hold_expires_at))::text || coalesce(' device ' || a.device_id, ''), 'UTF8')), 'hex');
 $$;
 
--- The seal of a row: what it means, under a key that only the server has, and only while it is connected. NULL without the key.
+-- The seal of a row: what it means and when it was written, under a key that only the server has, and only while it is connected.
+-- NULL without the key.
 CREATE OR REPLACE FUNCTION locum_seal(a appointment) RETURNS bytea LANGUAGE sql STABLE AS $$
+    SELECT substr(sha256(k || '\x02'::bytea), 1, 2) || substr(sha256(k || sha256(k || convert_to(
+        concat_ws(' ', locum_digest(a), extract(epoch FROM a.created_at), extract(epoch FROM a.updated_at)), 'UTF8'))), 1, 12)
+    FROM (SELECT decode(nullif(current_setting('locum.seal_key', true), ''), 'hex') AS k) AS secret;
+$$;
+
+-- As rows were sealed before their times were part of it: they are what they were until they are next changed.
+CREATE OR REPLACE FUNCTION locum_former_seal(a appointment) RETURNS bytea LANGUAGE sql STABLE AS $$
     SELECT substr(sha256(k), 1, 2) || substr(sha256(k || sha256(k || convert_to(locum_digest(a), 'UTF8'))), 1, 12)
     FROM (SELECT decode(nullif(current_setting('locum.seal_key', true), ''), 'hex') AS k) AS secret;
 $$;
@@ -157,7 +165,10 @@ $$;
 -- Whether a row does not fit its seal: NULL without a seal, without the key, and under the seal of another key, which its first
 -- two bytes tell.
 CREATE OR REPLACE FUNCTION locum_broken(a appointment) RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN substr(a.seal, 1, 2) = substr(fitting, 1, 2) THEN a.seal <> fitting END FROM (SELECT locum_seal(a) AS fitting) s;
+    SELECT CASE substr(a.seal, 1, 2) WHEN substr(fitting, 1, 2) THEN a.seal <> fitting ELSE (
+               SELECT CASE substr(a.seal, 1, 2) WHEN substr(former, 1, 2) THEN a.seal <> former END
+               FROM (SELECT locum_former_seal(a) AS former) AS f) END
+    FROM (SELECT locum_seal(a) AS fitting) AS s;
 $$;
 
 -- Every write seals anew; a row that was altered behind PostgreSQL's back is not sealed over, but for its restoration.
@@ -179,7 +190,8 @@ CREATE OR REPLACE FUNCTION locum_missing(p_receipts jsonb) RETURNS TABLE (id uui
     SELECT r.id, CASE WHEN a.id IS NULL THEN 'missing' WHEN a.version < r.version THEN 'older' ELSE 'altered' END
     FROM jsonb_to_recordset(p_receipts) AS r (id uuid, version integer, digest text)
     LEFT JOIN appointment a ON a.id = r.id
-    WHERE a.id IS NULL OR a.version < r.version OR (a.version = r.version AND locum_digest(a) <> r.digest);
+    WHERE a.id IS NULL OR a.version < r.version
+       OR (a.version = r.version AND (locum_digest(a) <> r.digest OR locum_broken(a) IS TRUE));
 $$;
 
 -- How many appointments overlap an earlier one of the same practitioner, room, device or patient. Read from the table itself: an
@@ -383,6 +395,7 @@ BEGIN
         UPDATE idempotency i SET touched_at = clock_timestamp() FROM member m WHERE i.key = m.key RETURNING i.key, i.digest, i.answer
     ), asked AS MATERIALIZED (
         SELECT m.*, s.starts_at, s.ends_at, s.practitioner_id, s.location_id, s.device_id, k.answer AS stored,
+               clock_timestamp() AS now,
                CASE WHEN k.key IS NOT NULL AND k.digest <> decode(m.digest, 'hex') THEN 'key-reused'
                     WHEN k.key IS NOT NULL THEN NULL
                     WHEN s.id IS NULL OR m.practitioner <> s.practitioner_id THEN 'slot-unknown'
@@ -392,9 +405,9 @@ BEGIN
         INSERT INTO appointment (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, comment,
                                  hold_expires_at, created_at, updated_at, device_id, seal)
         SELECT a.id, 1, a.status, a.slot, a.practitioner_id, a.location_id, a.patient, tstzrange(a.starts_at, a.ends_at),
-               a.comment, a.hold_until, clock_timestamp(), clock_timestamp(), a.device_id,
+               a.comment, a.hold_until, a.now, a.now, a.device_id,
                locum_seal(ROW(a.id, 1, a.status, a.slot, a.practitioner_id, a.location_id, a.patient,
-                              tstzrange(a.starts_at, a.ends_at), a.comment, a.hold_until, NULL, NULL, NULL, a.device_id)::appointment)
+                              tstzrange(a.starts_at, a.ends_at), a.comment, a.hold_until, a.now, a.now, NULL, a.device_id)::appointment)
         FROM asked a WHERE a.refused IS NULL AND a.stored IS NULL ORDER BY a.n
         ON CONFLICT DO NOTHING
         RETURNING appointment.*
@@ -614,7 +627,7 @@ BEGIN
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, status = excluded.status, slot_id = excluded.slot_id,
         practitioner_id = excluded.practitioner_id, location_id = excluded.location_id, patient_id = excluded.patient_id,
         during = excluded.during, comment = excluded.comment, hold_expires_at = excluded.hold_expires_at,
-        updated_at = excluded.updated_at, device_id = excluded.device_id
+        created_at = excluded.created_at, updated_at = excluded.updated_at, device_id = excluded.device_id
     WHERE a.id = excluded.id AND a.version <= excluded.version;  -- a damaged index may lead to somebody else's row
     RETURN FOUND;
 END $$;

@@ -207,6 +207,7 @@ SELECT a.id, locum_broken(a) AS broken FROM appointment a WHERE a.id > $1 ORDER 
 BROKEN_SEAL = "SELECT locum_broken(a) AS broken FROM appointment a WHERE a.id = $1"
 """NULL for a row that was written without the key."""
 MISSING = "SELECT id, why FROM locum_missing($1::jsonb)"
+SEALED = "SELECT count(*) AS fitting FROM appointment a WHERE a.id = ANY($1::uuid[]) AND NOT locum_broken(a)"
 RESTORE = "SELECT locum_restore($1::jsonb)"
 REINDEX = "SELECT locum_reindex()"
 STRUCTURE = "SELECT locum_structure() AS found"

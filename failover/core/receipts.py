@@ -23,6 +23,7 @@ def checked_receipts(state: State, observation: Observation) -> ReceiptCheck | N
         restored=sum(check.restored for check in found),
         lost=sum(check.lost for check in found),
         double_booked=max(check.double_booked for check in found),
+        sealed=sum(check.sealed for check in found),
         missing=tuple(name for check in found for name in check.missing)[:_MISSING_MAX],
         structure=_structure(found),
     )
@@ -59,10 +60,11 @@ def sentence_of(check: ReceiptCheck) -> str:
     """The comparison in words."""
     restored = f", {check.restored} restored" if check.restored else ""
     doubled = f", {check.double_booked} double-booked" if check.double_booked else ""
+    sealed = f"; {check.sealed} seals fit" if check.sealed else ""
     structure = ""
     if check.structure is not None:
         structure = f" amcheck of the booking tables: {'; '.join(check.structure) or 'nothing found'}."
     return (
         f"{check.acknowledged} acknowledged writes were compared with the primary: "
-        f"{check.present} present{restored}, {check.lost} lost{doubled}.{structure}"
+        f"{check.present} present{restored}, {check.lost} lost{doubled}{sealed}.{structure}"
     )

@@ -10,13 +10,25 @@ from pathlib import Path
 import pytest
 
 from replication.model import FaultKind
-from tests.integration.server.clinic import Clinic, Node, by_resource, clinic, only, standby_of
+from server.seal import row_key
+from tests.integration.server.clinic import TOKEN, Clinic, Node, by_resource, clinic, only, standby_of
 
 FORGERIES = {
     "altered": "UPDATE appointment SET comment = 'forged' WHERE id = $1",
     "older": "UPDATE appointment SET version = 1, status = 'booked' WHERE id = $1",
     "missing": "DELETE FROM appointment WHERE id = $1",
 }
+
+LATER = (
+    (
+        "UPDATE appointment SET created_at = created_at + interval '1 microsecond'",
+        "UPDATE appointment SET created_at = created_at - interval '1 microsecond'",
+    ),
+    (
+        "UPDATE appointment SET updated_at = updated_at + interval '1 microsecond'",
+        "UPDATE appointment SET updated_at = updated_at - interval '1 microsecond'",
+    ),
+)
 
 
 @asynccontextmanager
@@ -143,6 +155,25 @@ async def test_an_altered_row_without_a_receipt_does_not_fit_its_seal_and_is_not
         assert (await it.call(f"/fhir/Appointment/{appointment}"))[0] == 503
         (fault,) = (await convicted).faults
         assert (fault.kind, fault.is_proof) == (FaultKind.SEAL_MISMATCH, True)
+
+
+async def test_the_times_of_a_row_are_sealed_too_and_rows_of_before_that_go_on_fitting(tmp_path: Path) -> None:
+    async with clinic(tmp_path, request_deadline_ms=1_500) as it, it.node.sql() as connection:
+        slots = await it.proposals(2)
+        made = [only((await it.book(slot, f"p{number}"))[1])["id"] for number, slot in enumerate(slots)]
+        await connection.execute("SELECT set_config('locum.seal_key', $1, false)", row_key(TOKEN))
+        await connection.execute("ALTER TABLE appointment DISABLE TRIGGER appointment_sealed")
+        broken = "SELECT bool_or(locum_broken(a)) FROM appointment a"
+        assert await connection.fetchval(broken) is False
+        await connection.execute("UPDATE appointment SET seal = locum_former_seal(appointment) WHERE id = $1", made[0])
+        assert await connection.fetchval(broken) is False
+        for later, back in LATER:
+            await connection.execute(later)
+            assert await connection.fetchval(broken) is True
+            await connection.execute(back)
+            assert await connection.fetchval(broken) is False
+        await connection.execute("UPDATE appointment SET comment = 'forged' WHERE id = $1", made[0])
+        assert await connection.fetchval(broken) is True
 
 
 async def test_an_altered_row_is_not_sealed_over_by_a_change(tmp_path: Path) -> None:

@@ -79,13 +79,14 @@ async def test_all_that_was_acknowledged_is_found(tmp_path: Path) -> None:
         assert status == 200
         count = len(await it.rows())
         assert (found["acknowledged"], found["present"], found["lost"], found["double_booked"]) == (count, count, 0, 0)
+        assert found["sealed"] == count
 
 
 async def test_rows_that_vanished_went_back_or_were_altered_are_restored_as_they_were_acknowledged(
     tmp_path: Path,
 ) -> None:
     async with clinic(tmp_path) as it:
-        made = [only((await it.book(slot, f"p{n}"))[1]) for n, slot in enumerate(await it.proposals(4))]
+        made = [only((await it.book(slot, f"p{n}"))[1]) for n, slot in enumerate(await it.proposals(5))]
         await it.call("/fhir/Appointment/$book", by_resource(made[1], status="cancelled"))
         async with it.node.sql() as connection:
             await connection.execute("DELETE FROM appointment WHERE id = $1", made[0]["id"])
@@ -93,6 +94,11 @@ async def test_rows_that_vanished_went_back_or_were_altered_are_restored_as_they
                 "UPDATE appointment SET version = 1, status = 'booked' WHERE id = $1", made[1]["id"]
             )
             await connection.execute("UPDATE appointment SET comment = 'forged' WHERE id = $1", made[2]["id"])
+            await connection.execute(
+                "ALTER TABLE appointment DISABLE TRIGGER appointment_sealed;"
+                "UPDATE appointment SET created_at = '2001-01-01' WHERE patient_id = 'p4';"
+                "ALTER TABLE appointment ENABLE TRIGGER appointment_sealed"
+            )
             why = await connection.fetch(
                 "SELECT why FROM locum_missing($1::jsonb)", f'[{{"id": "{made[0]["id"]}", "version": 1, "digest": ""}}]'
             )
@@ -100,10 +106,11 @@ async def test_rows_that_vanished_went_back_or_were_altered_are_restored_as_they
         status, found = await check(it)
         assert status == 200
         counts = (found["acknowledged"], found["present"], found["restored"], found["lost"])
-        assert counts in ((4, 1, 3, 0), (4, 4, 0, 0)), "by this check, or by the one that the patrol had begun"
+        assert counts in ((5, 1, 4, 0), (5, 5, 0, 0)), "by this check, or by the one that the patrol had begun"
         for number, status in ((0, "booked"), (1, "cancelled"), (2, "booked"), (3, "booked")):
             answered, appointment, _ = await it.call(f"/fhir/Appointment/{made[number]['id']}")
             assert (answered, appointment["status"], appointment.get("comment")) == (200, status, None)
+        assert (await it.call(f"/fhir/Appointment/{made[4]['id']}"))[1]["created"] == made[4]["created"]
 
 
 async def test_a_row_whose_time_was_given_to_another_meanwhile_is_left_to_a_person(tmp_path: Path) -> None:

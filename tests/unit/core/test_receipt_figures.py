@@ -23,3 +23,8 @@ def test_damage_of_an_index_keeps_an_incident_open_and_is_named(
     assert is_whole(check) is whole
     assert sentence_of(check).endswith(said)
     assert not is_whole(ReceiptCheck(1, 10, 9, lost=1, structure=structure))
+
+
+def test_the_seals_that_fit_are_said_where_there_are_any() -> None:
+    assert sentence_of(ReceiptCheck(1, 10, 10, sealed=9)).endswith("0 lost; 9 seals fit.")
+    assert sentence_of(ReceiptCheck(1, 10, 10)).endswith("0 lost.")
