@@ -2,15 +2,18 @@
 
 `python bench/rebuild.py [--gb 4] [--share 0.01] [--json]`: two nodes, a table of so many gigabytes, one page in a hundred of the stopped
 standby overwritten; then a rebuild by differences, then one by pg_basebackup, and the result of the first is checked before the second:
-page checksums, amcheck, and the rows. `ratio`: time by differences over time by pg_basebackup.
+page checksums, amcheck, and the rows. `ratio`: time by differences over time by pg_basebackup. The standby's agent is a process of its
+own for both, as it is where Locum runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,10 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 from replication import actions
 from replication.page import PAGE_BYTES, as_pages, damaged
 from replication.scrub.files import relation_files
+from replication.wire.errors import WireError
 from tests import nodes
 from tests.nodes import Pair, two_nodes
 
 _ROW_BYTES = 1_000
+_AGENT_STARTS_S = 20.0
 _FILL = "INSERT INTO appointment SELECT $1::bigint + i, repeat(md5(i::text), 31) FROM generate_series(1, $2::int) i"
 _ROWS_AT_ONCE = 200_000
 _SUM = "SELECT count(*) || ' ' || sum(hashtext(note)::bigint) FROM appointment"
@@ -38,13 +43,14 @@ _SETTINGS = {"max_wal_size": "4GB", "wal_keep_size": "64MB", "shared_buffers": "
 async def measure(gigabytes: float, share: float, console: Console) -> dict[str, object]:
     """Seconds and bytes of both."""
     nodes.ACTION_DEADLINE_S = 3_600.0
-    with tempfile.TemporaryDirectory(prefix="locum-bench-") as place:
+    with tempfile.TemporaryDirectory(prefix="locum-bench-") as place, contextlib.ExitStack() as agents:
         await asyncio.to_thread(Path(place).chmod, 0o755)
         async with two_nodes(Path(place), postgres=_SETTINGS, scrub_enabled=False) as pair:
             await pair.stream()
             pages = await _fill(pair, gigabytes, console)
             primary = await pair.a.connect()
             await pair.b.act(actions.Fence())
+            await _in_a_process_of_its_own(pair, Path(place), agents)
             spoiled = await asyncio.to_thread(_spoil, pair.b.settings.data_dir, await _path(pair), share)
             console.print(f"{pages} pages, of which {spoiled} were overwritten on the standby")
             took_s, said = await _rebuild(pair, "n2", only_differences=True)
@@ -66,6 +72,27 @@ async def measure(gigabytes: float, share: float, console: Console) -> dict[str,
         "bad_pages": bad,
         "same_rows_and_indexes": same,
     }
+
+
+async def _in_a_process_of_its_own(pair: Pair, place: Path, agents: contextlib.ExitStack) -> None:
+    """The standby's agent ends, and another begins as `locum agent`."""
+    await pair.b.end_agent()
+    config = place / "agent-b.toml"
+    settings = msgspec.to_builtins(pair.b.settings, enc_hook=str)
+    config.write_bytes(msgspec.toml.encode({name: value for name, value in settings.items() if value is not None}))
+    command = [sys.executable, "-m", "compose", "agent", "--config", str(config)]
+    agent = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    agents.callback(agent.wait)
+    agents.callback(agent.terminate)
+    until_s = time.monotonic() + _AGENT_STARTS_S
+    while True:
+        try:
+            await pair.b.report()
+            break
+        except WireError:
+            if time.monotonic() > until_s or agent.poll() is not None:
+                raise
+            await asyncio.sleep(0.1)
 
 
 async def _fill(pair: Pair, gigabytes: float, console: Console) -> int:

@@ -23,6 +23,8 @@ _NORMAL, _DEAD = 1, 3  # src/include/storage/itemid.h
 _COMBOCID, _XMIN_BITS, _XMAX_COMMITTED, _XMAX_INVALID = 0x0020, 0x0300, 0x0400, 0x0800  # htup_details.h
 _SPECULATIVE = 0xFFFE
 _DIGEST_BYTES = 8
+_PADDING_MAX = 8
+"""Longer than what an item is aligned to (MAXALIGN): then it is a hole."""
 
 
 class _Headers(NamedTuple):
@@ -40,42 +42,54 @@ class _Items(NamedTuple):
     number: NDArray[np.int64]
 
 
+class Canonical(NamedTuple):
+    """Pages in canonical form, checksum 0. `fit`: which have one, the others are given as they were, noise among them; `hinted`:
+    which bore status bits, dead marks or tokens that are cleared in it. What else differs (padding, the hole, t_cid, hints on free
+    space) says nothing of any transaction."""
+
+    fit: NDArray[np.bool_]
+    pages: Pages
+    hinted: NDArray[np.bool_]
+
+
 def digests(pages: Pages, first_block: int) -> list[bytes | None]:
     """A digest of the canonical form of each whole page, without its LSN; None for one that has no such form here: empty, of
     another access method, or a deleted B-tree page."""
-    fit, canonical = canonical_pages(pages, first_block)
+    fit, canonical, _ = canonical_pages(pages, first_block)
     return [
         hashlib.blake2b(page[8:].tobytes(), digest_size=_DIGEST_BYTES).digest() if is_fit else None
         for is_fit, page in zip(fit, canonical, strict=True)
     ]
 
 
-def canonical_pages(
-    pages: Pages, blocks: int | NDArray[np.int64], *, keep_all_visible: bool = False
-) -> tuple[NDArray[np.bool_], Pages]:
-    """Which of these whole pages have a canonical form, and that form, checksum 0. The others are given as they are.
-
-    `blocks`: the number of the first page, or of each. `keep_all_visible`: where the form is to be written, PD_ALL_VISIBLE must
+def canonical_pages(pages: Pages, blocks: int | NDArray[np.int64], *, keep_all_visible: bool = False) -> Canonical:
+    """`blocks`: the number of the first page, or of each. `keep_all_visible`: where the form is to be written, PD_ALL_VISIBLE must
     go on agreeing with the visibility map.
     """
     out = pages.copy()
     heads = _headers(pages)
     opaque = pages[:, PAGE_BYTES - 4 :].copy().view("<u2")
     flags = np.where(heads.special == _BTREE_SPECIAL, opaque[:, 0], 0).astype(np.int64)
-    is_used = heads.upper > 0
+    is_used = (
+        (heads.lower >= _HEADER_BYTES)
+        & (heads.lower <= heads.upper)
+        & (heads.upper <= heads.special)
+        & (heads.special <= PAGE_BYTES)
+    )
     is_heap = is_used & (heads.special == PAGE_BYTES)
     is_btree = is_used & (heads.special == _BTREE_SPECIAL) & (opaque[:, 1] <= _CYCLE_ID_MAX) & (flags & _DELETED == 0)
     fit = is_heap | is_btree
     _clear_hints(out, fit, 0xFC if keep_all_visible else 0xF8)
     with_items = is_heap | (is_btree & (flags & _META == 0))
     is_leaf = is_btree & (flags & _LEAF != 0)
-    _revive(out, heads, is_leaf)
+    hinted = np.zeros(len(out), dtype=np.bool_)
+    hinted[_revive(out, heads, is_leaf)] = True
     items = _items(out, heads, with_items)
     numbers = np.arange(len(out)) + blocks if isinstance(blocks, int) else blocks
-    _mask_tuples(out, items, is_heap, numbers)
+    hinted[_mask_tuples(out, items, is_heap, numbers)] = True
     _clear_btree(out, is_btree)
     _clear_uncovered(out, heads, items, fit)
-    return fit, out
+    return Canonical(fit, out, hinted)
 
 
 def _headers(pages: Pages) -> _Headers:
@@ -93,11 +107,11 @@ def _clear_hints(out: Pages, fit: NDArray[np.bool_], flags_kept: int) -> None:
         out[:, column] &= keep
 
 
-def _revive(out: Pages, heads: _Headers, is_leaf: NDArray[np.bool_]) -> None:
-    """An index entry that was marked dead is normal again: the mark is a hint."""
+def _revive(out: Pages, heads: _Headers, is_leaf: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """An index entry that was marked dead is normal again: the mark is a hint. The pages that had any."""
     rows = np.flatnonzero(is_leaf)
     if not len(rows):
-        return
+        return rows
     count = int((heads.lower[rows].max() - _HEADER_BYTES) // _POINTER_BYTES)
     stop = _HEADER_BYTES + count * _POINTER_BYTES
     pointers = out[rows, _HEADER_BYTES:stop].copy().view("<u4")
@@ -105,6 +119,8 @@ def _revive(out: Pages, heads: _Headers, is_leaf: NDArray[np.bool_]) -> None:
     dead = there & (((pointers >> 15) & 3) == _DEAD) & ((pointers >> 17) > 0)
     pointers = np.where(dead, (pointers & ~np.uint32(3 << 15)) | np.uint32(_NORMAL << 15), pointers)
     out[rows, _HEADER_BYTES:stop] = pointers.astype("<u4").view(np.uint8)
+    marked: NDArray[np.int64] = rows[dead.any(axis=1)]
+    return marked
 
 
 def _items(out: Pages, heads: _Headers, with_items: NDArray[np.bool_]) -> _Items:
@@ -122,12 +138,14 @@ def _items(out: Pages, heads: _Headers, with_items: NDArray[np.bool_]) -> _Items
     return _Items(rows[page], at[kept], length[kept], number + 1)
 
 
-def _mask_tuples(out: Pages, items: _Items, is_heap: NDArray[np.bool_], blocks: NDArray[np.int64]) -> None:
+def _mask_tuples(out: Pages, items: _Items, is_heap: NDArray[np.bool_], blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The pages of the tuples that had anything but t_cid to be masked, some more than once."""
     chosen = is_heap[items.page] & (items.length >= _HEADER_BYTES - 1)
     page, number = items.page[chosen], items.number[chosen]
     start = page * PAGE_BYTES + items.at[chosen]
     flat = out.reshape(-1)
     info = flat[start + 20].astype(np.int64) | flat[start + 21].astype(np.int64) << 8
+    before = info
     has_xmax = (flat[start + 4] | flat[start + 5] | flat[start + 6] | flat[start + 7]) != 0
     is_frozen = info & _XMIN_BITS == _XMIN_BITS
     info = info & ~(_COMBOCID | _XMAX_COMMITTED)
@@ -138,6 +156,8 @@ def _mask_tuples(out: Pages, items: _Items, is_heap: NDArray[np.bool_], blocks: 
         flat[start + byte] = 0
     token = (flat[start + 16].astype(np.int64) | flat[start + 17].astype(np.int64) << 8) == _SPECULATIVE
     _point_at_themselves(flat, start[token], blocks[page[token]], number[token])
+    masked: NDArray[np.int64] = page[token | (info != before)]
+    return masked
 
 
 def _point_at_themselves(
@@ -158,13 +178,25 @@ def _clear_btree(out: Pages, is_btree: NDArray[np.bool_]) -> None:
 
 def _clear_uncovered(out: Pages, heads: _Headers, items: _Items, fit: NDArray[np.bool_]) -> None:
     """Zero everything between the line pointers and the special space that is no item: the hole, padding, old tuples."""
-    edges = np.zeros((len(out), PAGE_BYTES + 1), dtype=np.int16)
-    np.add.at(edges, (items.page, items.at), 1)
-    np.add.at(edges, (items.page, items.at + items.length), -1)
-    rows = np.arange(len(out))
-    edges[rows, 0] += 1
-    edges[rows, np.clip(heads.lower, 0, PAGE_BYTES)] -= 1
-    edges[rows, np.clip(heads.special, 0, PAGE_BYTES)] += 1
-    covered = np.cumsum(edges[:, :PAGE_BYTES], axis=1, dtype=np.int16) > 0
-    covered[~fit] = True
-    out *= covered
+    start, end = _uncovered(heads, items, fit)
+    flat, length = out.reshape(-1), end - start
+    for byte in range(min(_PADDING_MAX, int(length.max(initial=0)))):
+        flat[start[(length > byte) & (length <= _PADDING_MAX)] + byte] = 0
+    is_long = length > _PADDING_MAX
+    for first, stop in zip(start[is_long].tolist(), end[is_long].tolist(), strict=True):
+        flat[first:stop] = 0
+
+
+def _uncovered(heads: _Headers, items: _Items, fit: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The ranges of bytes, counted from the first page on, that neither head, item nor special space covers; of pages that do not
+    fit, none."""
+    base = np.arange(len(fit)) * PAGE_BYTES
+    lower = np.where(fit, np.clip(heads.lower, 0, PAGE_BYTES), PAGE_BYTES)
+    special = np.clip(heads.special, 0, PAGE_BYTES)
+    at = items.page * PAGE_BYTES + items.at
+    starts = np.concatenate((base, base + special, at))
+    ends = np.concatenate((base + lower, base + PAGE_BYTES, at + items.length))
+    order = np.argsort(starts, kind="stable")
+    start, end = np.maximum.accumulate(ends[order])[:-1], starts[order][1:]
+    is_gap = end > start
+    return start[is_gap], end[is_gap]

@@ -11,7 +11,8 @@ from replication import data_directory
 from replication.actions import CompareWal, InitDb, Rebuild, StartPrimary, StartStandby
 from replication.closed_start import check_closed, compare_wal, prove_history, read_own_end
 from replication.difference.files import Unfit
-from replication.difference.target import Copied, copy_differences
+from replication.difference.pages_file import Copied
+from replication.difference.target import copy_differences
 from replication.errors import ActionFailed
 from replication.local_node import LocalNode, Outcome
 from replication.model import FaultKind, Reason

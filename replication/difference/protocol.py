@@ -30,7 +30,7 @@ class AskPages(msgspec.Struct, frozen=True):
     first_block: int
     is_main: bool
     what: str
-    """`raw` hashes, `canonical` hashes, or the `blocks` themselves."""
+    """`raw` hashes, `canonical` hashes, `both` (all raw ones, then all canonical ones), or the `blocks` themselves."""
 
 
 class EndedCopy(msgspec.Struct, frozen=True):
@@ -38,3 +38,14 @@ class EndedCopy(msgspec.Struct, frozen=True):
 
     label: str
     segments: tuple[str, ...]
+
+
+def runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """(first, count) of each row of neighbours."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and number == found[-1][0] + found[-1][1]:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((number, 1))
+    return found

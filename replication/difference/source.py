@@ -11,7 +11,7 @@ import numpy as np
 
 from replication.difference.files import Unfit, is_of_a_copy, listing
 from replication.difference.hashes import canonical_hashes, raw_hashes
-from replication.difference.protocol import PAGES_MAX, AskPages, BeginCopy, Begun, EndedCopy
+from replication.difference.protocol import PAGES_MAX, AskPages, BeginCopy, Begun, EndedCopy, runs
 from replication.errors import SQL_ERRORS, ActionFailed
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, Reason
@@ -55,12 +55,9 @@ class CopySource:
         if not is_of_a_copy(asked.path) or len(asked.pages) > PAGES_MAX:
             raise ActionFailed(Reason.FAILED, f"{asked.path!r} or that many pages cannot be asked for")
         path = self._local.node.data_dir / asked.path
-        if asked.what == "raw":
-            return await in_thread(_raw_of, path, asked.pages)
-        data = await in_thread(_read_pages, path, asked.pages, asked.first_block)
         if asked.what == "blocks":
-            return data
-        return await in_thread(_canonical_of, data, asked)
+            return await in_thread(_whole_pages, path, asked.pages, asked.first_block)
+        return await in_thread(_hashes_of, path, asked)
 
     async def file(self, path: str) -> bytes:
         """A whole file. Raises ActionFailed, OSError."""
@@ -102,40 +99,43 @@ class CopySource:
         return self._connection
 
 
-def _canonical_of(data: bytes, asked: AskPages) -> bytes:
-    return canonical_hashes(data, [asked.first_block + number for number in asked.pages], is_main=asked.is_main)
-
-
-def _raw_of(path: Path, numbers: list[int]) -> bytes:
+def _hashes_of(path: Path, asked: AskPages) -> bytes:
     """Hashes of what PostgreSQL has written, on the disk or not yet. A page that is equal there needs no other look: the copy's
-    scrub reads it from its own disk."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            found = []
-            for first, count in runs(numbers):
-                data = os.pread(file.fileno(), count * PAGE_BYTES, first * PAGE_BYTES)
-                found.append(raw_hashes(data))
-                if len(data) < count * PAGE_BYTES:
-                    break
-            return b"".join(found)
-    except FileNotFoundError:
-        return b""  # dropped since: WAL says so
+    scrub reads it from its own disk. One that is torn or damaged is like none of the copy's, so that its bytes are asked for."""
+    data = bytes(_read_pages(path, asked.pages))
+    blocks = [asked.first_block + number for number in asked.pages]
+    raw = raw_hashes(data) if asked.what != "canonical" else b""
+    return raw + (canonical_hashes(data, blocks, is_main=asked.is_main) if asked.what != "raw" else b"")
 
 
-def _read_pages(path: Path, numbers: list[int], first_block: int) -> bytes:
+def _whole_pages(path: Path, numbers: list[int], first_block: int) -> bytes:
     """These pages, whole, up to the first that is not there. Raises OSError, ActionFailed."""
     try:
         with path.open("rb", buffering=0) as file:
-            found = bytearray()
-            for first, count in runs(numbers):
-                data = os.pread(file.fileno(), count * PAGE_BYTES, first * PAGE_BYTES)
-                found += data[: len(data) - len(data) % PAGE_BYTES]
-                if len(data) < count * PAGE_BYTES:
-                    break
+            found = _read_runs(file.fileno(), numbers)
             _make_whole(file.fileno(), found, numbers, first_block, path.name)
             return bytes(found)
     except FileNotFoundError:
         return b""  # dropped since: WAL says so
+
+
+def _read_pages(path: Path, numbers: list[int]) -> bytes | bytearray:
+    """These pages as they lie there, up to the first that is not there. Raises OSError."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return _read_runs(file.fileno(), numbers)
+    except FileNotFoundError:
+        return b""  # dropped since: WAL says so
+
+
+def _read_runs(descriptor: int, numbers: list[int]) -> bytearray:
+    found = bytearray()
+    for first, count in runs(numbers):
+        data = os.pread(descriptor, count * PAGE_BYTES, first * PAGE_BYTES)
+        found += data[: len(data) - len(data) % PAGE_BYTES]
+        if len(data) < count * PAGE_BYTES:
+            break
+    return found
 
 
 def _make_whole(descriptor: int, data: bytearray, numbers: list[int], first_block: int, name: str) -> None:
@@ -152,17 +152,6 @@ def _make_whole(descriptor: int, data: bytearray, numbers: list[int], first_bloc
                 break
         else:
             raise ActionFailed(Reason.FAILED, f"block {block} of {name} is damaged on the source")
-
-
-def runs(numbers: list[int]) -> list[tuple[int, int]]:
-    """(first, count) of each row of neighbours."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and number == found[-1][0] + found[-1][1]:
-            found[-1] = (found[-1][0], found[-1][1] + 1)
-        else:
-            found.append((number, 1))
-    return found
 
 
 def _read_file(path: Path) -> bytes:

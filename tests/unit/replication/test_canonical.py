@@ -101,7 +101,7 @@ def test_other_pages_have_no_form_here() -> None:
     gist = page_with([], special=BTREE_SPECIAL, tail=opaque(0x01, 0xFF81))
     gone = page_with([], special=BTREE_SPECIAL, tail=opaque(0x05))
     assert [digest(page) for page in (bytes(PAGE_BYTES), gist, gone)] == [None, None, None]
-    _, same = canonical_pages(as_pages(bytes(gist)), 0)
+    same = canonical_pages(as_pages(bytes(gist)), 0).pages
     assert same.tobytes() == bytes(gist)
 
 
@@ -114,9 +114,10 @@ def test_the_form_of_a_form_is_itself_and_pages_do_not_touch_each_other(
 ) -> None:
     random = np.random.default_rng(seed)
     pages = bytes(page_with(items)) + random.bytes(PAGE_BYTES) + bytes(page_with(items[::-1]))
-    fit, once = canonical_pages(as_pages(pages), 0)
-    _, twice = canonical_pages(once, 0)
+    fit, once, _ = canonical_pages(as_pages(pages), 0)
+    _, twice, hinted = canonical_pages(once, 0)
+    assert not hinted.any()
     assert twice.tobytes() == once.tobytes()
     assert fit[0] and fit[2]
-    alone = canonical_pages(as_pages(pages[:PAGE_BYTES]), 0)[1]
+    alone = canonical_pages(as_pages(pages[:PAGE_BYTES]), 0).pages
     assert alone[0].tobytes() == once[0].tobytes()
