@@ -105,6 +105,32 @@ def test_other_pages_have_no_form_here() -> None:
     assert same.tobytes() == bytes(gist)
 
 
+@pytest.mark.parametrize(("lower", "upper"), [(65_000, 65_100), (9_000, 9_100), (4_000, 3_000), (10, 8_000)])
+def test_noise_that_looks_like_a_heap_page_is_given_as_it_is(lower: int, upper: int) -> None:
+    page = bytearray(page_with([(NORMAL, tuple_of())]))
+    struct.pack_into("<HH", page, 12, lower, upper)
+    fit, same, hinted = canonical_pages(as_pages(bytes(page)), 0)
+    assert (bool(fit[0]), bool(hinted[0]), same.tobytes()) == (False, False, bytes(page))
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        (page_with([(NORMAL, tuple_of())]), False),
+        (page_with([(NORMAL, tuple_of(cid=9))]), False),
+        (page_with([(NORMAL, tuple_of(0x0002 | XMIN_COMMITTED | XMIN_INVALID))]), False),
+        (page_with([(NORMAL, tuple_of()), (NORMAL, tuple_of(0x0002 | XMIN_COMMITTED))]), True),
+        (page_with([(NORMAL, tuple_of(0x0002 | XMAX_COMMITTED, xmax=800))]), True),
+        (page_with([(NORMAL, tuple_of())], special=BTREE_SPECIAL, tail=opaque(0x01 | 0x40)), False),
+        (page_with([(DEAD, tuple_of())], special=BTREE_SPECIAL, tail=opaque(0x01)), True),
+    ],
+)
+def test_a_page_bears_hints_when_it_says_more_than_wal(page: bytearray, expected: bool) -> None:
+    neighbours = bytes(page_with([(NORMAL, tuple_of())]))
+    found = canonical_pages(as_pages(neighbours + bytes(page) + neighbours), 0).hinted
+    assert found.tolist() == [False, expected, False]
+
+
 @given(
     st.lists(st.tuples(st.sampled_from([1, 2, 3, 0]), st.binary(min_size=24, max_size=60)), max_size=30),
     st.integers(0, 99),
