@@ -135,6 +135,20 @@ def read_into(room: mmap.mmap, descriptor: int, page: int, count: int) -> memory
     return view[: os.preadv(descriptor, [view], page * PAGE_BYTES)]
 
 
+def in_pieces(descriptor: int, page: int, count: int) -> Iterator[memoryview]:
+    """So many pages from this one on, whole ones only, fewer at the end of the file, a piece at a time in memory that is used again:
+    each is good until the next is asked for. Raises OSError."""
+    with aligned(_SPARE_PAGES) as room:
+        while count > 0:
+            asked = min(count, _SPARE_PAGES)
+            view = read_into(room, descriptor, page, asked)
+            whole = len(view) // PAGE_BYTES
+            yield view[: whole * PAGE_BYTES]
+            if whole < asked:
+                return
+            page, count = page + asked, count - asked
+
+
 @contextlib.contextmanager
 def aligned(pages: int) -> Iterator[mmap.mmap]:
     """Memory on a page boundary, as O_DIRECT wants it. Used again and again: memory fresh from the system costs more than the

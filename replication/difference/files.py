@@ -22,6 +22,7 @@ _LEFT_OUT = frozenset(
         "postgresql.auto.conf.tmp", "current_logfiles", "current_logfiles.tmp",
     }
 )  # fmt: skip
+WAL = "pg_wal"
 CONTROL = "global/pg_control"
 """Comes last: a directory without it cannot be started."""
 
@@ -90,6 +91,11 @@ def _entry(data_dir: Path, path: str, name: str, unlogged: set[str]) -> Entry | 
     if found is None or not in_relations or size % PAGE_BYTES:
         return Entry(path, size, is_pages=False)
     return Entry(path, size, True, int(found[3] or 0) * PAGES_A_SEGMENT)
+
+
+def is_of_wal(path: str) -> bool:
+    """pg_wal itself, or anything below it."""
+    return path.split("/", maxsplit=1)[0] == WAL
 
 
 def is_of_a_copy(path: str) -> bool:

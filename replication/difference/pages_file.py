@@ -19,8 +19,8 @@ from replication.client import AgentClient
 from replication.difference.files import Entry
 from replication.difference.hashes import canonical, parts, raw_hashes, sealed
 from replication.difference.protocol import PAGES_MAX, AskPages, runs
-from replication.page import PAGE_BYTES, as_pages, damaged_among
-from replication.relation_files import open_past_cache, read_at
+from replication.page import PAGE_BYTES, Pages, as_pages, damaged_among
+from replication.relation_files import in_pieces, open_past_cache, read_at
 from replication.scrub.relation_path import relation_at
 from replication.threads import in_thread
 
@@ -78,32 +78,34 @@ class PagesFile:
         async with self._turns:
             numbers = list(range(first, first + count))
             what = "both" if self._is_unlike and self._is_main else "raw"
-            own, theirs = await asyncio.gather(in_thread(_read, self._path, first, count), self._ask(what, numbers))
+            known, theirs = await asyncio.gather(
+                in_thread(_own_hashes, self._path, first, count), self._ask(what, numbers)
+            )
             half = len(theirs) // 2 if what == "both" else len(theirs)
-            known, wanted, forms = parts(await in_thread(raw_hashes, own)), parts(theirs[:half]), parts(theirs[half:])
+            wanted, forms = parts(theirs[:half]), parts(theirs[half:])
             self._copied.pages += len(wanted)
             unlike = [at for at, digest in enumerate(wanted) if at >= len(known) or known[at] != digest]
             self._is_unlike = len(unlike) > len(wanted) // 2
             have = [at for at in unlike if at < len(known)]
             fetch = [first + at for at in unlike if at >= len(known)]
             if have and self._is_main:
-                fetch += await self._compare(first, own, have, forms)
+                fetch += await self._compare(first, have, forms)
             else:
                 fetch += [first + at for at in have]
             await self._fetch(sorted(fetch))
 
-    async def _compare(self, first: int, own: bytes, have: list[int], forms: list[bytes]) -> list[int]:
-        """These places of the range have other bytes. Which differ in more than hints; the others are well afterwards."""
-        theirs = [forms[at] for at in have if forms]
-        if not forms:
-            theirs = parts(await self._ask("canonical", [first + at for at in have]))
-        have = have[: len(theirs)]  # the file is shorter by now: WAL says so
-        blocks = [self._entry.first_block + first + at for at in have]
-        found = await in_thread(_alike, own, have, blocks, theirs)
-        await in_thread(_put, self._descriptor, [first + at for at in found.written], found.pages)
+    async def _compare(self, first: int, have: list[int], forms: list[bytes]) -> list[int]:
+        """These places of a range have other bytes. The numbers of those that differ in more than hints; the others are well
+        afterwards. `forms`: the canonical hashes of the whole range, where they are here already."""
+        numbers = [first + at for at in have]
+        theirs = [forms[at] for at in have] if forms else parts(await self._ask("canonical", numbers))
+        numbers = numbers[: len(theirs)]  # the file is shorter by now: WAL says so
+        own = await in_thread(_own_pages, self._path, numbers)
+        found = await in_thread(_alike, own, [self._entry.first_block + number for number in numbers], theirs)
+        await in_thread(_put, self._descriptor, [numbers[at] for at in found.written], found.pages)
         self._copied.hinted += len(found.alike)
         self._copied.rewritten += len(found.written)
-        return [first + at for at in have if at not in found.alike]
+        return [number for at, number in enumerate(numbers) if at not in found.alike]
 
     async def _fetch(self, numbers: list[int]) -> None:
         if not numbers:
@@ -121,27 +123,38 @@ class PagesFile:
 
 
 class _Alike(NamedTuple):
-    """Places of a range that are the source's but for hints; those that must be written anew, and their `pages`."""
+    """Which of some pages, counted from 0, are the source's but for hints; which of these must be written anew, and as what."""
 
     alike: set[int]
     written: list[int]
     pages: bytes
 
 
-def _alike(own: bytes, places: list[int], blocks: list[int], theirs: list[bytes]) -> _Alike:
+def _alike(own: Pages, blocks: list[int], theirs: list[bytes]) -> _Alike:
     """A page without any hint of its own stays as it is, if its checksum fits: nothing on it says what the source does not."""
-    mine = as_pages(own)[places]
-    pages, hinted = canonical(mine, blocks, is_main=True)
+    pages, hinted = canonical(own, blocks, is_main=True)
     known = parts(raw_hashes(pages.reshape(-1).data))
     alike = [at for at, digest in enumerate(theirs) if known[at] == digest]
-    numbers = np.array([blocks[at] for at in alike], dtype=np.uint32)
-    bad = set(damaged_among(mine[alike], numbers))
+    bad = set(damaged_among(own[alike], np.array([blocks[at] for at in alike], dtype=np.uint32)))
     written = [at for at in alike if hinted[at] or blocks[at] in bad]
-    return _Alike(
-        {places[at] for at in alike},
-        [places[at] for at in written],
-        sealed(pages[written], [blocks[at] for at in written]) if written else b"",
-    )
+    out = sealed(pages[written], [blocks[at] for at in written]) if written else b""
+    return _Alike(set(alike), written, out)
+
+
+def _own_hashes(path: Path, first: int, count: int) -> list[bytes]:
+    descriptor, _cached = open_past_cache(path)
+    try:
+        return parts(b"".join(raw_hashes(piece) for piece in in_pieces(descriptor, first, count)))
+    finally:
+        os.close(descriptor)
+
+
+def _own_pages(path: Path, numbers: list[int]) -> Pages:
+    descriptor, _cached = open_past_cache(path)
+    try:
+        return as_pages(b"".join(read_at(descriptor, first, count) for first, count in runs(numbers)))
+    finally:
+        os.close(descriptor)
 
 
 def _put(descriptor: int, numbers: list[int], pages: bytes) -> None:
@@ -157,12 +170,3 @@ def _put_all(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
-
-
-def _read(path: Path, first: int, count: int) -> bytes:
-    descriptor, _cached = open_past_cache(path)
-    try:
-        data = read_at(descriptor, first, count)
-    finally:
-        os.close(descriptor)
-    return data[: len(data) - len(data) % PAGE_BYTES]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -16,6 +17,7 @@ from replication.errors import SQL_ERRORS, ActionFailed
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, Reason
 from replication.page import PAGE_BYTES, as_pages, damaged, damaged_among
+from replication.relation_files import in_pieces
 from replication.sql_write import bounded
 from replication.threads import in_thread
 from replication.wal_files import segment_name
@@ -56,7 +58,7 @@ class CopySource:
             raise ActionFailed(Reason.FAILED, f"{asked.path!r} or that many pages cannot be asked for")
         path = self._local.node.data_dir / asked.path
         if asked.what == "blocks":
-            return await in_thread(_whole_pages, path, asked.pages, asked.first_block)
+            return await in_thread(_whole_pages, path, asked)
         return await in_thread(_hashes_of, path, asked)
 
     async def file(self, path: str) -> bytes:
@@ -102,40 +104,42 @@ class CopySource:
 def _hashes_of(path: Path, asked: AskPages) -> bytes:
     """Hashes of what PostgreSQL has written, on the disk or not yet. A page that is equal there needs no other look: the copy's
     scrub reads it from its own disk. One that is torn or damaged is like none of the copy's, so that its bytes are asked for."""
-    data = bytes(_read_pages(path, asked.pages))
-    blocks = [asked.first_block + number for number in asked.pages]
-    raw = raw_hashes(data) if asked.what != "canonical" else b""
-    return raw + (canonical_hashes(data, blocks, is_main=asked.is_main) if asked.what != "raw" else b"")
+    raw, forms = [], []
+    for block, piece in _pieces(path, asked):
+        if asked.what != "canonical":
+            raw.append(raw_hashes(piece))
+        if asked.what != "raw":
+            blocks = list(range(block, block + len(piece) // PAGE_BYTES))
+            forms.append(canonical_hashes(as_pages(piece), blocks, is_main=asked.is_main))
+    return b"".join([*raw, *forms])
 
 
-def _whole_pages(path: Path, numbers: list[int], first_block: int) -> bytes:
+def _pieces(path: Path, asked: AskPages) -> Iterator[tuple[int, memoryview]]:
+    """(block of the first page, pages) up to the first that is not there. Raises OSError."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            for first, count in runs(asked.pages):
+                number = first
+                for piece in in_pieces(file.fileno(), first, count):
+                    yield asked.first_block + number, piece
+                    number += len(piece) // PAGE_BYTES
+                if number < first + count:
+                    return
+    except FileNotFoundError:
+        return  # dropped since: WAL says so
+
+
+def _whole_pages(path: Path, asked: AskPages) -> bytes:
     """These pages, whole, up to the first that is not there. Raises OSError, ActionFailed."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            found = _read_runs(file.fileno(), numbers)
-            _make_whole(file.fileno(), found, numbers, first_block, path.name)
-            return bytes(found)
-    except FileNotFoundError:
-        return b""  # dropped since: WAL says so
-
-
-def _read_pages(path: Path, numbers: list[int]) -> bytes | bytearray:
-    """These pages as they lie there, up to the first that is not there. Raises OSError."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            return _read_runs(file.fileno(), numbers)
-    except FileNotFoundError:
-        return b""  # dropped since: WAL says so
-
-
-def _read_runs(descriptor: int, numbers: list[int]) -> bytearray:
     found = bytearray()
-    for first, count in runs(numbers):
-        data = os.pread(descriptor, count * PAGE_BYTES, first * PAGE_BYTES)
-        found += data[: len(data) - len(data) % PAGE_BYTES]
-        if len(data) < count * PAGE_BYTES:
-            break
-    return found
+    for _block, piece in _pieces(path, asked):
+        found += piece
+    try:
+        with path.open("rb", buffering=0) as file:
+            _make_whole(file.fileno(), found, asked.pages, asked.first_block, path.name)
+    except FileNotFoundError:
+        return b""  # dropped since: WAL says so
+    return bytes(found)
 
 
 def _make_whole(descriptor: int, data: bytearray, numbers: list[int], first_block: int, name: str) -> None:

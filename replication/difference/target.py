@@ -13,7 +13,7 @@ import structlog
 
 from replication.client import AgentClient
 from replication.control_file import read_control
-from replication.difference.files import CONTROL, Entry, Listing, listing
+from replication.difference.files import CONTROL, WAL, Entry, Listing, is_of_wal, listing
 from replication.difference.pages_file import Copied, PagesFile
 from replication.difference.protocol import BeginCopy
 from replication.errors import ActionFailed
@@ -25,7 +25,7 @@ from replication.wire.secrets import write_private
 
 _log = structlog.get_logger()
 
-_FILES_AT_ONCE, _RANGES_AT_ONCE = 8, 4
+_FILES_AT_ONCE, _RANGES_AT_ONCE = 8, 8
 _CONTROL_TRIES, _PAUSE_S = 10, 0.05
 
 
@@ -56,6 +56,7 @@ async def copy_differences(
 
     try:
         async with asyncio.TaskGroup() as files:
+            files.create_task(in_thread(_empty_wal, node.data_dir, begun.listing))
             for entry in begun.listing.files:
                 files.create_task(one(entry))
     except* (ActionFailed, OSError, WireError) as failed:
@@ -119,7 +120,6 @@ def _unlink_control(data_dir: Path) -> None:
 def _shape(data_dir: Path, wanted: Listing) -> None:
     """Directories as there, files that are not there deleted, longer ones cut, what a backup leaves out emptied."""
     for path in (
-        "pg_wal",
         "pg_replslot",
         "pg_dynshmem",
         "pg_notify",
@@ -132,16 +132,25 @@ def _shape(data_dir: Path, wanted: Listing) -> None:
     have = listing(data_dir)
     keep = {entry.path: entry for entry in wanted.files}
     for directory in wanted.directories:
-        (data_dir / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not is_of_wal(directory):
+            (data_dir / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in sorted(set(have.directories) - set(wanted.directories), reverse=True):
         shutil.rmtree(data_dir / path, ignore_errors=True)
-    for folder, _names, members in os.walk(data_dir):
+    for folder, names, members in os.walk(data_dir):
+        names[:] = [name for name in names if not is_of_wal(os.path.relpath(Path(folder, name), data_dir))]
         for name in members:
             path = os.path.relpath(Path(folder, name), data_dir)
             if path not in keep:
                 (data_dir / path).unlink(missing_ok=True)
             elif (data_dir / path).stat().st_size > keep[path].size:
                 os.truncate(data_dir / path, keep[path].size)
+
+
+def _empty_wal(data_dir: Path, wanted: Listing) -> None:
+    """Gigabytes of segments take as long to be removed as the pages beside them to be compared."""
+    shutil.rmtree(data_dir / WAL, ignore_errors=True)
+    for directory in [WAL, *filter(is_of_wal, wanted.directories)]:
+        (data_dir / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _finish(node: Node, label: str) -> None:

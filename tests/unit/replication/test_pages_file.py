@@ -21,7 +21,7 @@ def test_a_page_without_hints_stays_one_with_hints_or_damage_is_written_and_anot
     own = [resealed(PLAIN, FIRST), resealed(HINTED, FIRST + 1), bytes(rotten), resealed(OTHER, FIRST + 3)]
     blocks = [FIRST + number for number in range(4)]
     theirs = parts(canonical_hashes(HINTED * 4, blocks, is_main=True))
-    found = _alike(b"".join(own), [0, 1, 2, 3], blocks, theirs)
+    found = _alike(as_pages(b"".join(own)), blocks, theirs)
     assert (found.alike, found.written) == ({0, 1, 2}, [1, 2])
     assert len(found.pages) == 2 * PAGE_BYTES
     assert damaged(as_pages(found.pages), FIRST + 1) == []
@@ -31,4 +31,4 @@ def test_a_page_without_hints_stays_one_with_hints_or_damage_is_written_and_anot
 
 def test_of_pages_that_are_all_others_none_is_written() -> None:
     theirs = parts(canonical_hashes(OTHER, [FIRST], is_main=True))
-    assert _alike(PLAIN, [0], [FIRST], theirs) == (set(), [], b"")
+    assert _alike(as_pages(PLAIN), [FIRST], theirs) == (set(), [], b"")
