@@ -1,8 +1,9 @@
 """One file of pages that becomes the source's: what differs is fetched, the rest stays, or is written without its hints.
 
 Keeping a page as it is because its content is equal would keep its hint bits too, and one of those may say that a transaction
-committed which never reached the other node. So a page stays only when its bytes are equal, or when it has no such bits: pages of a
-former standby, which never writes any, stay; those of a former primary are written in canonical form (DESIGN section 6, rebuild).
+committed which never reached the other node. So a page stays only when its bytes are equal, or when it has no such bits, as nearly all
+pages of a former standby; those of a former primary are written in canonical form (DESIGN section 6, rebuild). On a standby a hint
+alone makes no page dirty (MarkBufferDirtyHint in src/backend/storage/buffer/bufmgr.c).
 """
 
 from __future__ import annotations
