@@ -30,6 +30,8 @@ from replication.model import (
 from replication.node import Node
 from replication.probes.disk import DiskProbe
 from replication.probes.sql import SqlFacts
+from replication.probes.wal_stall import WAL_STALLED_MS, WalStall
+from replication.proc import is_running
 from replication.scrub.pace import Pace
 from replication.scrub.pause import Pause
 from replication.state_dir import AgentState, StateDir
@@ -64,6 +66,7 @@ class SqlMemory:
         self.fault: FaultKind | None = None
         self.highest_redo = 0
         """Where the latest checkpoint began that this start of PostgreSQL has told of."""
+        self.wal = WalStall()
         self._promoted_ms: int | None = None
 
     def begin(self) -> int:
@@ -80,11 +83,14 @@ class SqlMemory:
         """A probe has ended."""
         self.facts = facts
         self.highest_redo = max(self.highest_redo, facts.redo_lsn or 0)
+        flushed = facts.receive_lsn if facts.in_recovery else facts.flush_lsn
+        self.wal.noted(clock_ms(), frozenset(filter(is_running, facts.wal_waits)), flushed)
 
     def forget(self) -> None:
         """No postmaster: nothing that it once said holds any more."""
         self.facts = self.ended_ms = self.error = self.fault = self._promoted_ms = None
         self.highest_redo = 0
+        self.wal = WalStall()
 
     def promoted(self, timeline: int) -> None:
         """The promotion itself has seen the end of recovery: told without waiting for another probe."""
@@ -172,9 +178,20 @@ class Memory:
             since = self._fault_since.setdefault(probe.fault, at)
             sentence = f"node {self.node.name}: {_FAULT_WORDS.get(probe.fault, probe.fault.value)} ({value})"
             found.append(Fault(probe.fault, 0.9, since, sentence, (evidence,)))
+        if self.sql.wal.stalled_ms >= WAL_STALLED_MS and all(
+            fault.kind is not FaultKind.STORAGE_STALLED for fault in found
+        ):
+            found.append(self._wal_stalled(at))
         for kind in set(self._fault_since) - {fault.kind for fault in found}:
             del self._fault_since[kind]
         return (*found, *self.log_faults.faults())
+
+    def _wal_stalled(self, at: str) -> Fault:
+        value = f"the same process waits for {self.sql.wal.stalled_ms} ms, and nothing was flushed meanwhile"
+        evidence = Evidence(what="wait events of WAL", by=f"agent {self.node.name}", at=at, value=value)
+        since = self._fault_since.setdefault(FaultKind.STORAGE_STALLED, at)
+        sentence = f"node {self.node.name}: its disk takes no WAL ({value})"
+        return Fault(FaultKind.STORAGE_STALLED, 0.9, since, sentence, (evidence,))
 
 
 def build_report(memory: Memory, store: StateDir, supervisor: Supervisor) -> NodeReport:

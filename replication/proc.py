@@ -53,6 +53,12 @@ def read_stat(pid: int) -> ProcessStat | None:
     return ProcessStat(parent=int(fields[1]), started=int(fields[19]), state=fields[0].decode())
 
 
+def is_running(pid: int) -> bool:
+    """It is there, and nobody has stopped it (proc(5): states T and t): what it waits for, it waits for."""
+    stat = read_stat(pid)
+    return stat is not None and not stat.dead and stat.state not in "Tt"
+
+
 def identify(pid: int) -> ProcessId | None:
     """The identity of a process that is alive; None when it is gone or a zombie."""
     found = read_stat(pid)

@@ -38,6 +38,8 @@ SELECT json_build_object(
       'replay_lsn', (replay_lsn - '0/0')::bigint) ORDER BY pid) FROM pg_stat_replication), '[]'),
   'commit_waiting_ms', (SELECT (max(extract(epoch FROM clock_timestamp() - query_start)) * 1000)::bigint
       FROM pg_stat_activity WHERE wait_event = 'SyncRep'),
+  'wal_waits', coalesce((SELECT json_agg(pid) FROM pg_stat_activity
+      WHERE lower(wait_event) IN ('walsync', 'walwrite', 'walinitsync', 'walinitwrite')), '[]'),
   'receiver', (SELECT json_build_object('pid', pid, 'status', coalesce(status, ''),
       'name', coalesce(substring(conninfo FROM 'application_name=(\\S+)'), ''),
       'sender_port', coalesce(sender_port, 0), 'received_tli', coalesce(received_tli, 0)) FROM pg_stat_wal_receiver),
@@ -57,7 +59,7 @@ SELECT json_build_object(
 class SqlFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of one node; the fields are those of NodeReport, LSNs integers, None where the role has no such thing.
 
-    `receiver_pid` is the walreceiver's process, `term` what `locum.term` says.
+    `receiver_pid` is the walreceiver's process, `term` what `locum.term` says, `wal_waits` who waits for WAL to be on the disk.
     """
 
     in_recovery: bool
@@ -71,6 +73,7 @@ class SqlFacts(msgspec.Struct, frozen=True, kw_only=True):
     term: int | None
     walsenders: tuple[Walsender, ...]
     commit_waiting_ms: int | None
+    wal_waits: frozenset[int] = frozenset()
     receiver: Receiver | None
     receiver_pid: int | None
     slots: tuple[Slot, ...]
@@ -98,6 +101,7 @@ class _Row(msgspec.Struct):
     term: str | None
     walsenders: tuple[Walsender, ...]
     commit_waiting_ms: int | None
+    wal_waits: frozenset[int]
     receiver: _ReceiverRow | None
     slots: tuple[Slot, ...]
     commit_overrides: tuple[str, ...]
@@ -181,6 +185,7 @@ def decode_facts(text: str) -> SqlFacts:
         term=int(row.term) if row.term is not None and row.term.isdigit() else None,
         walsenders=row.walsenders,
         commit_waiting_ms=row.commit_waiting_ms,
+        wal_waits=row.wal_waits,
         receiver=receiver,
         receiver_pid=row.receiver.pid if row.receiver is not None else None,
         slots=row.slots,
