@@ -23,6 +23,10 @@ BY_SQLSTATE = {
 MISMATCH = "lacks matching index tuple within index"
 """Of bt_index_check (contrib/amcheck/verify_nbtree.c), raised as data_corrupted: table and index do not agree, and which of them
 is right it cannot tell. The index can be made anew."""
+_BEYOND_END = "unexpected data beyond EOF in block"
+"""A file ends before pages that PostgreSQL holds: the write that made it longer did not arrive. Raised without an SQLSTATE of its own
+(src/backend/storage/buffer/bufmgr.c, ExtendBufferedRelShared), and nothing can be inserted from then on; the next VACUUM believes the
+file and cuts the table there, on every node."""
 _RAISED = ("ERROR", "FATAL", "PANIC")
 _REDO = "WAL redo at"
 _READ_ONLY = "Read-only file system"
@@ -49,6 +53,11 @@ def fault_of(error: BaseException) -> FaultKind | None:
     return None
 
 
+def told_sqlstate(sqlstate: str, message: str) -> str:
+    """The SQLSTATE, or data_corrupted for a message that PostgreSQL gives none."""
+    return "XX001" if sqlstate == "XX000" and message.startswith(_BEYOND_END) else sqlstate
+
+
 def fault_of_line(
     severity: str, sqlstate: str, message: str, *, detail: str = "", context: str = ""
 ) -> FaultKind | None:
@@ -66,6 +75,7 @@ def fault_of_line(
     if severity in ("FATAL", "PANIC") and _REDO in context:
         by_disk = BY_SQLSTATE.get(sqlstate) in (FaultKind.STORAGE_ERROR, FaultKind.STORAGE_FULL)
         return BY_SQLSTATE[sqlstate] if by_disk else FaultKind.REDO_FAILED
+    sqlstate = told_sqlstate(sqlstate, message)
     if MISMATCH in message:
         return FaultKind.INDEX_CORRUPT
     if (kind := BY_SQLSTATE.get(sqlstate)) is not None:

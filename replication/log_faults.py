@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from replication.faults import fault_of_line, place_of
+from replication.faults import fault_of_line, place_of, told_sqlstate
 from replication.log_tail import LogLine
 from replication.model import Evidence, Fault, FaultKind
 from replication.wall_clock import wall_now
@@ -76,7 +76,8 @@ class LogFaults:
         evidence = Evidence("PostgreSQL's log", f"agent {self._node}", line.timestamp or at, value)
         place = place_of(f"{line.message} {line.detail}")
         sentence = f"PostgreSQL of node {self._node} said: {line.message}"
-        confidence = 0.95 if line.state_code in ("XX001", "XX002", "58030") else 0.8
+        told = told_sqlstate(line.state_code, line.message)
+        confidence = 0.95 if told in ("XX001", "XX002", "58030") else 0.8
         return Fault(kind, confidence, at, sentence, (evidence,), (place,) if place is not None else ())
 
     def _with_place(self, fault: Fault, line: LogLine) -> Fault:

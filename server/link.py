@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import asyncpg
 import msgspec
 
-from replication.faults import place_of
+from replication.faults import place_of, told_sqlstate
 from replication.model import Role
 from server.errors import ConnectionLost, DatabaseConflict, NotServing, OutcomeUnknown, UnexpectedDatabaseError
 from server.retries import until_term_fits
@@ -155,6 +155,8 @@ class Link:
 
     def _translated(self, error: Exception) -> Exception:
         sqlstate = getattr(error, "sqlstate", None)
+        if isinstance(sqlstate, str):
+            sqlstate = told_sqlstate(sqlstate, str(error))
         if sqlstate in _CONFLICTS:
             return DatabaseConflict(str(sqlstate), getattr(error, "constraint_name", None))
         if isinstance(error, asyncpg.InternalClientError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -30,6 +30,8 @@ _log = structlog.get_logger()
 _IDLE_S = 1.0
 _AGAIN, _PAUSE_S = 4, 0.1
 _DOUBTS_A_BATCH = 20
+_PAGES_AT_ONCE = 256
+"""Between two looks at how busy the processors are."""
 _FIRST_NORMAL_OID = 16_384  # src/include/access/transam.h
 _NO_ANSWER: tuple[type[Exception], ...] = (WireError, ActionFailed, *SQL_ERRORS)
 
@@ -96,29 +98,44 @@ class CompareService:
         return local.peer(upstream) if streams else None
 
     async def _one_pass(self, peer: AgentClient, *, is_hurried: bool) -> None:
+        """What applications wrote first, and again while the catalogs, which are as much in a small clinic, take their time."""
         settings, began_s, seen = self._local.node.settings, time.monotonic(), 0
         budget = Budget(
             0.0 if is_hurried else settings.compare_mb_per_s,
             settings.scrub_latency_ms_max,
             self._local.memory.scrub_pace.share,
         )
-        files = await in_thread(relation_files, self._local.node.data_dir)
-        main = [Range(file.path.partition(".")[0], file.first_block, file.pages) for file in files if file.pages]
-        ranges = users_first(one for one in main if relation_at(one.path) is not None)
-        in_all = sum(one.count for one in ranges)
-        for batch in in_batches(ranges):
-            while self._peer() is None:
+        users, catalogs = await self._ranges()
+        in_all = sum(one.count for one in (*users, *catalogs))
+        looked_s = time.monotonic()
+        for number, batch in enumerate(in_batches([*users, *catalogs], _PAGES_AT_ONCE)):
+            if self._peer() is None or (self._hurry.is_set() and not is_hurried):
                 return
-            seen += await self._compare(peer, batch)
+            if _is_catalog(batch[0].path) and number and time.monotonic() - looked_s > settings.scrub_pause_s:
+                for again in in_batches((await self._ranges())[0], _PAGES_AT_ONCE):
+                    await self._paced(peer, again, budget)
+                looked_s = time.monotonic()
+            seen += await self._paced(peer, batch, budget)
             self._note(seen, progress=min(1.0, seen / max(1, in_all)))
-            if self._hurry.is_set() and not is_hurried:
-                return
-            await asyncio.sleep(budget.waits_s(sum(one.count for one in batch), self._latency_ms()))
         await self._transactions.look(peer)
         took_s = round(time.monotonic() - began_s, 1)
         passes = (self.status.passes if self.status is not None else 0) + 1
         self.status = CompareStatus(passes, 1.0, seen, wall_now(), took_s)
         _log.info("agent.compare_pass", pages=seen, took_s=took_s)
+
+    async def _ranges(self) -> tuple[list[Range], list[Range]]:
+        """All that is there now: relations of applications, and catalogs."""
+        files = await in_thread(relation_files, self._local.node.data_dir)
+        main = [Range(file.path.partition(".")[0], file.first_block, file.pages) for file in files if file.pages]
+        ranges = [one for one in main if relation_at(one.path) is not None]
+        users = [one for one in ranges if not _is_catalog(one.path)]
+        return users, [one for one in ranges if _is_catalog(one.path)]
+
+    async def _paced(self, peer: AgentClient, batch: list[Range], budget: Budget) -> int:
+        """Compare, then wait as the budget says; how many pages both have."""
+        compared = await self._compare(peer, batch)
+        await asyncio.sleep(budget.waits_s(sum(one.count for one in batch), self._latency_ms()))
+        return compared
 
     def _note(self, seen: int, *, progress: float) -> None:
         known = self.status
@@ -186,20 +203,15 @@ class CompareService:
         )
 
 
-def users_first(ranges: Iterable[Range]) -> list[Range]:
-    """What applications wrote comes before the catalogs, which are as many pages in a small clinic."""
-    return sorted(ranges, key=lambda one: _is_catalog(one.path))
-
-
 def _is_catalog(path: str) -> bool:
     relation = relation_at(path)
     return relation is None or relation.number < _FIRST_NORMAL_OID
 
 
-def in_batches(ranges: list[Range]) -> Iterator[list[Range]]:
-    """The same pages in questions of at most `PAGES_MAX`."""
+def in_batches(ranges: list[Range], pages: int = PAGES_MAX) -> Iterator[list[Range]]:
+    """The same pages in questions of at most so many."""
     batch: list[Range] = []
-    room = PAGES_MAX
+    room = pages
     for one in ranges:
         first, left = one.first, one.count
         while left:
@@ -208,7 +220,7 @@ def in_batches(ranges: list[Range]) -> Iterator[list[Range]]:
             first, left, room = first + count, left - count, room - count
             if not room:
                 yield batch
-                batch, room = [], PAGES_MAX
+                batch, room = [], pages
     if batch:
         yield batch
 

@@ -12,7 +12,7 @@ from replication.scrub.compare import Judgement, JudgePage
 from replication.scrub.findings import Findings
 from replication.scrub.ledger_service import LedgerService
 from replication.scrub.relation_path import relation_at
-from replication.scrub.tuples import altered, conflicts, traces, without_trace
+from replication.scrub.tuples import altered, conflicts, proved_before, traces, without_trace
 from replication.scrub.wal_ledger import FIRST_LSN, Reading, Relation
 from replication.threads import in_thread
 
@@ -55,9 +55,9 @@ class PageJudge:
         if page is None or lsn is None or lsn <= (asked.redo_lsn or 0):
             return self._told(asked, lsn, Reading.UNTOLD, "its page is not there, or older than the record")
         records = await self._ledger.wal.heap_records(relation, asked.block, lsn)
-        expected = traces(records)
+        expected = proved_before(records, asked.redo_lsn or 0)
         if not expected:
-            return self._told(asked, lsn, Reading.UNTOLD, "WAL names no tuple on it")
+            return self._told(asked, lsn, Reading.UNTOLD, "WAL names no tuple on it before that record")
         missing = conflicts(records) or without_trace(page, expected)
         if missing:
             return self._told(asked, lsn, Reading.STALE, f"at LSN {format_lsn(lsn)}: {'; '.join(missing[:5])}")

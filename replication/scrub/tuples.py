@@ -34,6 +34,7 @@ class HeapRecord(NamedTuple):
     is_alone: bool
     image: bytes | None = None
     data: bytes | None = None
+    end_lsn: int = 0
 
 
 class Places(NamedTuple):
@@ -49,11 +50,11 @@ _KEEPS = (
     "Heap LOCK",
     "Heap2 LOCK_UPDATED",
     "Heap2 VISIBLE",
-    "Heap CONFIRM",
+    "Heap HEAP_CONFIRM",
     "Heap INPLACE",
     "XLOG FPI_FOR_HINT",
 )
-_LEAVES_ROWS = ("XLOG FPI_FOR_HINT", "XLOG FPI", "Heap2 VISIBLE")
+_LEAVES_ROWS = ("XLOG FPI_FOR_HINT", "XLOG FPI", "Heap2 VISIBLE", "Heap HEAP_CONFIRM")
 _KINDS = re.compile(r"Heap (?:INSERT|UPDATE|HOT_UPDATE)(?:\+INIT)?$|Heap2 (?:MULTI_INSERT|PRUNE|VACUUM)")
 
 
@@ -153,6 +154,23 @@ def _bodies_of_many(data: bytes | None, count: int) -> list[bytes | None]:
         found.append(data[start : start + length])
         at = start + length + (start + length) % 2  # SHORTALIGN
     return found if len(found) == count else [None] * count
+
+
+def proved_before(records: Iterable[HeapRecord], lsn: int) -> dict[int, Trace]:
+    """What must be on the page after these records, as far as records that end at `lsn` or before say so already: those after it
+    were made upon the very page that is in doubt, and an image among them is of it."""
+    known = list(records)
+    earlier = traces(record for record in known if record.end_lsn <= lsn)
+    later = traces(record if record.end_lsn <= lsn else _without_image(record) for record in known)
+    return {
+        number: trace for number, trace in later.items() if number in earlier and earlier[number].xmin == trace.xmin
+    }
+
+
+def _without_image(record: HeapRecord) -> HeapRecord:
+    """What the record says by itself: nothing, where it is an image and no more (log_newpage in xloginsert.c)."""
+    is_new_page = record.image is not None and record.kind == "XLOG FPI"
+    return record._replace(image=None, kind="a new page" if is_new_page else record.kind)
 
 
 def conflicts(records: Iterable[HeapRecord]) -> list[str]:

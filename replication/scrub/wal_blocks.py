@@ -36,7 +36,8 @@ FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, true) WHERE relforknumber = 0
 GROUP BY reltablespace, reldatabase, relfilenode, relblocknumber
 """
 _HEAP = """
-SELECT resource_manager || ' ' || record_type AS kind, description, xid::text::bigint AS xid, block_id, blocks, block_fpi_data, block_data
+SELECT resource_manager || ' ' || record_type AS kind, description, xid::text::bigint AS xid, block_id, blocks, block_fpi_data, block_data,
+       (end_lsn - '0/0')::bigint AS ends
 FROM (SELECT *, count(*) OVER (PARTITION BY start_lsn) AS blocks
       FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, true)) AS refs
 WHERE relforknumber = 0 AND reltablespace = $3::bigint::oid AND reldatabase = $4::bigint::oid
@@ -124,6 +125,7 @@ async def heap_records(
             row["blocks"] == 1,
             row["block_fpi_data"],
             row["block_data"],
+            row["ends"],
         )
         for row in rows
     ]

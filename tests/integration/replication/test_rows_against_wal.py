@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from failover.drill.faults.damage import resealed
 from replication.installation import find_installation
 from replication.model import FaultKind
+from replication.page import PAGE_BYTES
 from replication.scrub.compare import JudgePage
 from replication.scrub.findings import Findings
 from replication.scrub.ledger_service import LedgerService
 from replication.scrub.page_judge import PageJudge
 from replication.scrub.wal_ledger import Reading
-from tests.integration.replication.test_pages_against_wal import _IDLE, _QUICK, finding, tables
+from tests.integration.replication.test_pages_against_wal import _IDLE, _QUICK, ROWS, finding, tables
 
 pytestmark = pytest.mark.skipif(
     find_installation(None).version[0] < 17, reason="needs PostgreSQL 17 or newer to evict a page while it runs"
@@ -56,6 +59,23 @@ async def test_a_letter_of_a_row_that_is_another_one_names_the_node_where_it_is(
         assert "holds other bytes than WAL has" in fault.sentence
         assert "differs from what transaction" in fault.evidence[0].value
         assert (await other.node.report()).faults == ()
+
+
+async def test_a_file_that_ends_before_pages_that_postgres_holds_convicts_its_node_at_the_first_insert(
+    tmp_path: Path,
+) -> None:
+    """The write that made it longer did not arrive. A VACUUM that came first would cut the table there, on both nodes."""
+    async with tables(tmp_path, **_IDLE) as (_, a, _b):
+        await a.connection.execute("SELECT count(note) FROM appointment")
+        os.truncate(a.path, 5 * PAGE_BYTES)
+        with pytest.raises(asyncpg.PostgresError, match="beyond EOF"):
+            for number in range(ROWS + 1, ROWS + 200):
+                await a.connection.execute("INSERT INTO appointment VALUES ($1, repeat('x', 150))", number)
+        fault = await finding(a.node, lambda one: one.kind is FaultKind.PAGE_CORRUPT, within_s=5)
+        assert fault.is_proof
+        assert [(place.path, place.block) for place in fault.places] == [
+            (str(a.path.relative_to(a.node.settings.data_dir)), 5)
+        ]
 
 
 async def test_whatever_postgres_does_to_its_rows_they_are_as_wal_says(tmp_path: Path) -> None:

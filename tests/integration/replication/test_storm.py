@@ -26,6 +26,7 @@ async def reports(pair: Pair) -> list[NodeReport]:
     return [await node.report() for node in (pair.a, pair.b)]
 
 
+@pytest.mark.timeout(STORM_S + 280)
 @pytest.mark.parametrize("bindir", [None, pytest.param(POSTGRES_15, marks=[needs_15, pytest.mark.postgres15])])
 async def test_a_storm_of_ddl_raises_no_alarm(tmp_path: Path, bindir: Path | None) -> None:
     async with two_nodes(tmp_path, bindir=bindir, **FAST) as pair:

@@ -52,6 +52,8 @@ def test_fault_of(error: Exception, kind: FaultKind | None) -> None:
          Place(relation="appointment_pkey", block=4)),
         ("ERROR", "XX001", "missing chunk number 0 for toast value 16421 in pg_toast_16397", FaultKind.PAGE_CORRUPT,
          Place(relation="pg_toast_16397")),
+        ("ERROR", "XX000", 'unexpected data beyond EOF in block 54 of relation "base/16386/17301"', FaultKind.PAGE_CORRUPT,
+         Place("base/16386/17301", block=54)),
         ("ERROR", "58P01", 'could not open file "base/5/16397.1" (target block 131072): No such file or directory',
          FaultKind.PAGE_CORRUPT, Place("base/5/16397", block=131072)),
         ("ERROR", "XX000", 'could not open file "base/5/16397": Structure needs cleaning', FaultKind.STORAGE_ERROR,

@@ -7,7 +7,17 @@ import struct
 import pytest
 
 from replication.page import PAGE_BYTES
-from replication.scrub.tuples import HeapRecord, Places, Trace, altered, conflicts, places_of, traces, without_trace
+from replication.scrub.tuples import (
+    HeapRecord,
+    Places,
+    Trace,
+    altered,
+    conflicts,
+    places_of,
+    proved_before,
+    traces,
+    without_trace,
+)
 
 EMPTY = bytes(32 - 23)
 """The rows of `page` behind their headers."""
@@ -98,6 +108,35 @@ def test_the_bytes_of_an_image_count_as_inserted_and_a_hint_leaves_them() -> Non
     ]
     again = record("INSERT", "off: 2, flags: 0x00", 706, image=image)
     assert traces([again])[2] == Trace(706, None, body)
+
+
+CONFIRM = record("HEAP_CONFIRM", "off: 1", 700)
+
+
+def test_a_speculative_insertion_is_confirmed_and_all_that_was_known_stays() -> None:
+    """INSERT ... ON CONFLICT, which is how bookings are written."""
+    assert traces([INSERT, CONFIRM]) == {1: Trace(700)}
+    again = record("INSERT", "off: 1, flags: 0x00", 709)
+    assert len(conflicts([INSERT, CONFIRM, again])) == 1
+    assert places_of("Heap HEAP_CONFIRM", "off: 1", 0) == Places()
+
+
+def test_only_what_was_written_before_a_record_speaks_of_the_page_that_it_was_made_upon() -> None:
+    """The page in doubt is in every image that was made afterwards."""
+    wrong = page((600, 0), (601, 0), (706, 0))
+    early = INSERT._replace(end_lsn=100)
+    hint = HeapRecord("XLOG FPI_FOR_HINT", "", 0, 0, True, wrong, None, 200)
+    late = record("INSERT", "off: 3, flags: 0x00", 706)._replace(end_lsn=300)
+    expected = proved_before([early, hint, late], 100)
+    assert expected == {1: Trace(700)}
+    assert without_trace(wrong, expected) == ["tuple 1 is of transaction 600, not 700"]
+    assert proved_before([hint, late], 100) == {}, "nothing is known of the page before"
+    pruned = HeapRecord("Heap2 PRUNE_ON_ACCESS", "nplans: 0, unused: [1]", 0, 0, True, wrong, None, 250)
+    assert proved_before([early, pruned, late], 100) == {}
+    gone = DELETE._replace(end_lsn=260, image=wrong)
+    assert proved_before([early, gone], 100) == {1: Trace(700, 705)}
+    new_page = HeapRecord("XLOG FPI", "", 0, 0, True, wrong, None, 270)
+    assert proved_before([early, new_page, late], 100) == {}
 
 
 def test_the_rows_of_one_record_lie_two_bytes_aligned() -> None:
