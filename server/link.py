@@ -43,6 +43,7 @@ ROW_VANISHED_SQLSTATE = "LC003"
 REFUSED_SQLSTATE = "LC001"
 """What schema.sql raises on purpose; the message is a word of server/refusals.py."""
 _CONFLICTS = ("23P01", "40P01")
+_UNIQUE, _IDS = "23505", "appointment_pkey"
 _NOT_SERVING = (
     "53",
     "57",
@@ -169,6 +170,8 @@ class Link:
         if sqlstate == REFUSED_SQLSTATE:
             return error
         constraint = getattr(error, "constraint_name", None)
+        if sqlstate == _UNIQUE and constraint == _IDS:  # ids are new, or are not changed: its index and its table disagree
+            return NotServing(f"{self.endpoint.name} takes one appointment for another")
         return UnexpectedDatabaseError(f"{type(error).__name__}, SQLSTATE {sqlstate}, constraint {constraint}")
 
     def _note(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
