@@ -170,7 +170,9 @@ class Link:
         if sqlstate == REFUSED_SQLSTATE:
             return error
         constraint = getattr(error, "constraint_name", None)
-        if sqlstate == _UNIQUE and constraint == _IDS:  # ids are new, or are not changed: its index and its table disagree
+        if (
+            sqlstate == _UNIQUE and constraint == _IDS
+        ):  # ids are new, or are not changed: its index and its table disagree
             return NotServing(f"{self.endpoint.name} takes one appointment for another")
         return UnexpectedDatabaseError(f"{type(error).__name__}, SQLSTATE {sqlstate}, constraint {constraint}")
 
