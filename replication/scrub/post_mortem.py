@@ -8,6 +8,7 @@ block. That is proof at whatever moment it died, since a page that was only not 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 
 import structlog
@@ -22,6 +23,7 @@ from replication.scrub.ledger_service import LedgerService
 from replication.scrub.relation_path import fork_path
 from replication.scrub.wal_ledger import FIRST_LSN, Relation
 from replication.threads import in_thread
+from replication.wal_files import segment_name
 
 _log = structlog.get_logger()
 
@@ -49,7 +51,7 @@ class PostMortem:
                 for lsn, relation, block in await self._suspects():
                     if timeline is not None and await self._is_of_elsewhere(timeline, relation, block, lsn):
                         await self._found(relation, block, lsn)
-        except (OSError, TimeoutError, ActionFailed) as error:
+        except (OSError, TimeoutError) as error:
             _log.info("agent.post_mortem_broke_off", error=repr(error)[:200])
 
     async def _suspects(self) -> list[tuple[int, Relation, int]]:
@@ -71,8 +73,15 @@ class PostMortem:
         return sorted(found)[:_SUSPECTS_MAX]
 
     async def _is_of_elsewhere(self, timeline: int, relation: Relation, block: int, lsn: int) -> bool:
-        start = max(lsn - lsn % WAL_SEGMENT_BYTES - WAL_SEGMENT_BYTES, WAL_SEGMENT_BYTES)
-        refs, _ = await wal_blocks.read_refs_as_text(self._local.node, timeline, start, lsn)
+        """By WAL from the segment before its own on, where that is there: it may be the first that a copy has."""
+        names = await in_thread(os.listdir, self._local.node.data_dir / "pg_wal")
+        number = (lsn - 1) // WAL_SEGMENT_BYTES
+        first = number - 1 if segment_name(timeline, number - 1) in names else number
+        try:
+            refs, _ = await wal_blocks.read_refs_as_text(self._local.node, timeline, first * WAL_SEGMENT_BYTES, lsn)
+        except ActionFailed as error:
+            _log.info("agent.post_mortem_without_wal", error=str(error)[:200])
+            return False
         enders = {(ref.relation, ref.block) for ref in refs if ref.end_lsn == lsn}
         return bool(enders) and (relation, block) not in enders
 

@@ -15,8 +15,8 @@ import pytest
 
 from failover.drill.faults.damage import page_of, resealed
 from replication.installation import find_installation
-from replication.model import Fault, FaultKind, Postmaster
-from replication.page import PAGE_BYTES
+from replication.model import WAL_SEGMENT_BYTES, Fault, FaultKind, Postmaster
+from replication.page import PAGE_BYTES, lsn_of
 from replication.scrub.compare import JudgePage
 from replication.scrub.findings import Findings
 from replication.scrub.ledger_service import LedgerService
@@ -24,6 +24,7 @@ from replication.scrub.page_judge import PageJudge
 from replication.scrub.relation_path import relation_at
 from replication.scrub.wal_ledger import Reading, Relation
 from replication.scrub.wal_questions import WalQuestions
+from replication.wal_files import segment_name
 from tests.nodes import NodeUnderTest, Pair, two_nodes
 
 pytestmark = pytest.mark.skipif(
@@ -271,10 +272,11 @@ async def test_files_that_nobody_else_sees_yet_are_told_from_those_of_a_table(tm
             wal.drop()
 
 
+@pytest.mark.parametrize("has_earlier_wal", [True, False])
 async def test_a_crash_over_a_page_of_another_table_is_known_for_what_it_is_although_nobody_can_be_asked(
-    tmp_path: Path,
+    tmp_path: Path, has_earlier_wal: bool
 ) -> None:
-    """PostgreSQL dies of a signal and says nothing of the page; its files and its WAL do."""
+    """PostgreSQL dies of a signal and says nothing of the page; its files and its WAL do, also where WAL begins right there."""
     async with tables(tmp_path, **_IDLE) as (_, a, _b):
         await a.connection.execute("CREATE TABLE other AS SELECT i, repeat('y', 150) FROM generate_series(1, 2000) i")
         await a.connection.execute("CHECKPOINT")
@@ -283,7 +285,13 @@ async def test_a_crash_over_a_page_of_another_table_is_known_for_what_it_is_alth
         await a.flush()
         lsn = await a.connection.fetchval("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint")
         await a.node.wait(lambda report: report.ledger is not None and report.ledger.read_to_lsn >= lsn - 8192)
-        await a.plant(9, page_of(await asyncio.to_thread(other.read_bytes), 9))
+        page = page_of(await asyncio.to_thread(other.read_bytes), 9)
+        await a.plant(9, page)
+        if not has_earlier_wal:
+            first = segment_name(1, (lsn_of(page) - 1) // WAL_SEGMENT_BYTES)
+            for segment in (a.node.settings.data_dir / "pg_wal").glob("0*"):
+                if segment.name < first:
+                    segment.unlink()
         backend = await a.connection.fetchval("SELECT pg_backend_pid()")
         os.kill(backend, signal.SIGSEGV)
         fault = await finding(a.node, lambda one: one.kind is FaultKind.MISDIRECTED_WRITE)
