@@ -109,6 +109,8 @@ def traces(records: Iterable[HeapRecord]) -> dict[int, Trace]:
     for record in records:
         if record.image is not None:
             known = on_page(record.image)
+        elif record.kind.endswith("+INIT") and record.block_id == 0:
+            known = {}  # the page is made anew, as after its table was cut off and grew again
         kind = record.kind.removesuffix("+INIT")
         fields = _fields(record.description)
         if kind == "Heap INSERT" and "off" in fields:

@@ -139,6 +139,14 @@ def test_only_what_was_written_before_a_record_speaks_of_the_page_that_it_was_ma
     assert proved_before([early, new_page, late], 100) == {}
 
 
+def test_a_page_that_is_made_anew_has_nothing_of_before() -> None:
+    """VACUUM cut its table off there, and it grew again."""
+    first = record("INSERT+INIT", "off: 1, flags: 0x00", 709)
+    assert traces([INSERT, record("INSERT", "off: 2, flags: 0x00", 701), first]) == {1: Trace(709)}
+    said = "old_xmax: 706, old_off: 1, old_infobits: [], flags: 0x00, new_xmax: 0, new_off: 5"
+    assert traces([INSERT, record("UPDATE+INIT", said, 706, block_id=1, alone=False)]) == {1: Trace(700, 706)}
+
+
 def test_the_rows_of_one_record_lie_two_bytes_aligned() -> None:
     rows = [b"\x01abc", b"\x01de", b"\x01f"]
     data = b""
