@@ -121,7 +121,7 @@ class Agent:
         self.supervisor = Supervisor(node, self.store, self._postmaster_changed, self.run_soon)
         self.publisher = Publisher(self.memory, self.store, self.supervisor)
         self.sql = SqlWatch(SqlProbe(node), self.memory, self.supervisor, self._sql_changed)
-        self.witness = WitnessWatch(self.memory)
+        self.witness = WitnessWatch(self.memory, lambda: self._tell("witness_changed"))
         self.heartbeat = Heartbeat(self.memory, self.store, self.supervisor)
         self.lease = NodeLease(self.memory, self.store, self.supervisor, self.heartbeat)
         self.memory.lease_expires_in_ms = self.lease.expires_in_ms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from replication.memory import Memory, clock_ms
 from replication.model import Witness
@@ -12,10 +13,14 @@ WITNESS_DEADLINE_MS = 120
 
 
 class WitnessWatch:
-    """Looks at the first peer's port every probe interval, and at once when asked to."""
+    """Looks at the first peer's port every probe interval, and at once when asked to.
 
-    def __init__(self, memory: Memory) -> None:
+    A change is told: a postmaster that was killed may still accept for a moment after its walsender is gone.
+    """
+
+    def __init__(self, memory: Memory, changed: Callable[[], None]) -> None:
         self._memory = memory
+        self._changed = changed
         self._peer = next(iter(sorted(memory.node.settings.peers)), None)
         self._tcp: str | None = None
         self._at_ms = 0
@@ -37,9 +42,11 @@ class WitnessWatch:
         async with self._turn:
             if self._tcp is not None and self._at_ms > asked_ms:
                 return
-            began_ms = clock_ms()
+            began_ms, before = clock_ms(), self._tcp
             self._tcp = await tcp_witness(peer.postgres_host, peer.postgres_port, WITNESS_DEADLINE_MS)
             self._at_ms = began_ms
+        if self._tcp != before:
+            self._changed()
 
     def report(self) -> Witness | None:
         """The last look; `receive_unmoved_ms` only where there is a receive LSN, on a standby."""
