@@ -44,6 +44,7 @@ from replication.sql_watch import SqlWatch
 from replication.state_dir import StateDir, open_state
 from replication.supervisor import Supervisor
 from replication.threads import in_thread
+from replication.unreadable_wal import UnreadableWal
 from replication.volumes import volumes
 from replication.wall_clock import set_offset
 from replication.wire import process
@@ -142,6 +143,7 @@ class Agent:
         self.memory.ledger_status = self.scrub.ledger.status
         self.memory.compare_status = lambda: self.scrub.compare.status
         self.redo = RedoWatch(self.local)
+        self.unreadable_wal = UnreadableWal()
         self.replay_pause = ReplayPause(self.local, self.run_soon)
         self.runner = Runner(self.local, tasks)
         self._log_tail: LogTail | None = None
@@ -243,6 +245,9 @@ class Agent:
             self.supervisor.last_words = line.message
             if self.redo.heard(line):
                 self.run_soon("redo_failure", lambda: self.redo.ask(line))
+        if self.unreadable_wal.heard(line):
+            _log.warning("agent.unreadable_wal", said=line.message)
+            self.run_soon("unreadable_wal", self.scrub.look_at_replay)
         if self.memory.log_faults.note(line):
             _log.error("agent.log_fault", severity=line.error_severity, sqlstate=line.state_code, said=line.message)
             self.evidence.heard(line.error_severity, line.state_code, line.message)

@@ -191,7 +191,8 @@ PROCESS_CLASSES = frozenset(
 )
 STORAGE_CLASSES = frozenset(CLASSES) - PROCESS_CLASSES
 """Faults of a disk, and of what lies on it: each that fired on live data is to be found."""
-_NAMED_WITHIN_S = 45.0
+_NAMED_WITHIN_S = 60.0
+_CHECKPOINT_EVERY_S = 20.0
 
 
 def campaign(seed: int, count: int) -> list[Scenario]:
@@ -217,6 +218,7 @@ def _scenario(number: int, name: str, random: Random) -> Scenario:
             gap_ms_max=_GAP_MS_MAX,
             healthy_within_s=_HEALTHY_WITHIN_S,
             named_within_s=_NAMED_WITHIN_S if name in STORAGE_CLASSES else 0.0,
+            checkpoint_every_s=_CHECKPOINT_EVERY_S,
         ),
     )
 

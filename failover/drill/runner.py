@@ -130,7 +130,7 @@ class _Drill:
             watching = asyncio.create_task(watch.run(since_s))
             await self._inject(injector, since_s)
             await _sleep_while(running, load.lasts_s)
-            await watch.until_named(since_s + self.scenario.expect.named_within_s - time.monotonic())
+            await self._until_named(watch, injector, since_s)
             self.healed = await injector.healed()
             await injector.heal()
             healed_s = time.monotonic()
@@ -148,6 +148,18 @@ class _Drill:
             running.cancel()
             history.close()
         return await self._measure(cluster, workload, primary, since_s, healthy_again_s)
+
+    async def _until_named(self, watch: Watch, injector: Injector, since_s: float) -> None:
+        expect, turns = self.scenario.expect, 1
+        until_s = since_s + expect.named_within_s
+        while expect.checkpoint_every_s and (next_s := since_s + turns * expect.checkpoint_every_s) < until_s:
+            await watch.until_named(next_s - time.monotonic())
+            if watch.named_s is not None:
+                return
+            await injector.checkpoint()
+            self.note("a checkpoint on both nodes")
+            turns += 1
+        await watch.until_named(until_s - time.monotonic())
 
     async def _inject(self, injector: Injector, began_s: float) -> None:
         for step in sorted(self.scenario.steps, key=lambda one: one.at_s):

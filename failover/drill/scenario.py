@@ -135,6 +135,9 @@ class Expect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stops: bool = False
     named_within_s: float = 0.0
     """How long the load goes on, at most, until the fault is named: what nobody meets is found by those who look."""
+    checkpoint_every_s: float = 0.0
+    """While it is not named, both nodes make a checkpoint so often, which by themselves they do every five minutes: some damage
+    can only be told apart from what is not yet written after one. 0: never."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

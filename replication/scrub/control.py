@@ -12,6 +12,7 @@ from replication.control_file import ControlData, read_control
 from replication.errors import ActionFailed
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, DataDirectory, FaultKind, Place, format_lsn
+from replication.probes.sql import SqlFacts
 from replication.scrub.findings import Findings
 from replication.wal_end import first_error
 from replication.wal_files import segment_name, segment_start
@@ -40,6 +41,13 @@ class ControlWatch:
         control = await self._control()
         if control is not None:
             await self._wal(control)
+
+    async def look_at_replay(self) -> None:
+        """Recovery cannot read a record that was streamed: the stretch of WAL in which it stands, at once."""
+        facts = self._local.memory.sql.facts
+        if facts is not None and facts.in_recovery and facts.replay_lsn is not None:
+            self._wal_at = segment_start(facts.replay_lsn)
+            await self.look()
 
     async def _control(self) -> ControlData | None:
         """It is written in place, so one bad reading is none: PostgreSQL's own tools read it again too."""
@@ -71,7 +79,7 @@ class ControlWatch:
 
     async def _wal(self, control: ControlData) -> None:
         facts = self._local.memory.sql.facts
-        end = None if facts is None else (facts.replay_lsn if facts.in_recovery else facts.flush_lsn)
+        end = None if facts is None else _flushed(facts)
         if facts is None or end is None or control.timeline != facts.timeline:
             return  # right after a promotion the last checkpoint is the old timeline's
         start = max(self._wal_at, segment_start(control.redo_lsn))
@@ -102,3 +110,10 @@ class ControlWatch:
             if found is None:
                 return None
         return found
+
+
+def _flushed(facts: SqlFacts) -> int | None:
+    """Where the WAL on this node's disk ends. A standby has confirmed what it received, whether or not it can replay it."""
+    if not facts.in_recovery:
+        return facts.flush_lsn
+    return max((lsn for lsn in (facts.replay_lsn, facts.receive_lsn) if lsn is not None), default=None)

@@ -58,6 +58,11 @@ class Scrub:
         self.pages.hurry()
         self.compare.hurry()
 
+    async def look_at_replay(self) -> None:
+        """Recovery says again and again that it cannot read a record: look at WAL there now."""
+        if self._settings.scrub_enabled:
+            await self._control.look_at_replay()
+
     async def run(self) -> None:
         """Until cancelled; at once, when the settings say so."""
         if not self._settings.scrub_enabled:

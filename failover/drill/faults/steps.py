@@ -30,6 +30,7 @@ from failover.drill.scenario import Clock, Disk, Files, Links, Operator, PowerLo
 
 _STRIKES_WITHIN_S = 15.0
 _CHECKPOINT_EVERY_S = 1.0
+_CHECKPOINT_S = 10.0
 _TITLES = {
     "walsender": "walsender",
     "walreceiver": "walreceiver",
@@ -111,6 +112,13 @@ class Injector:
             with contextlib.suppress(ClusterAway):
                 await self._cluster.set_clock(node, 0)
         self._has_jumped.clear()
+
+    async def checkpoint(self) -> None:
+        """On both nodes, as far as they are there and come through with it in a moment."""
+        files = LiveFiles(self._cluster, self._nodes["standby"], self._nodes["primary"])
+        with contextlib.suppress(ClusterAway, TimeoutError):
+            async with asyncio.timeout(_CHECKPOINT_S):
+                await files.checkpoint()
 
     async def healed(self) -> list[str]:
         """What healed the damage that was done to disks and files; empty while any of it is left, or nothing was damaged."""
