@@ -107,6 +107,7 @@ class CompareService:
         )
         users, catalogs = await self._ranges()
         in_all = sum(one.count for one in (*users, *catalogs))
+        await self._transactions.look(peer)
         looked_s = time.monotonic()
         for number, batch in enumerate(in_batches([*users, *catalogs], _PAGES_AT_ONCE)):
             if self._peer() is None or (self._hurry.is_set() and not is_hurried):
@@ -114,10 +115,10 @@ class CompareService:
             if _is_catalog(batch[0].path) and number and time.monotonic() - looked_s > settings.scrub_pause_s:
                 for again in in_batches((await self._ranges())[0], _PAGES_AT_ONCE):
                     await self._paced(peer, again, budget)
+                await self._transactions.look(peer)
                 looked_s = time.monotonic()
             seen += await self._paced(peer, batch, budget)
             self._note(seen, progress=min(1.0, seen / max(1, in_all)))
-        await self._transactions.look(peer)
         took_s = round(time.monotonic() - began_s, 1)
         passes = (self.status.passes if self.status is not None else 0) + 1
         self.status = CompareStatus(passes, 1.0, seen, wall_now(), took_s)

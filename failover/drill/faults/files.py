@@ -21,11 +21,14 @@ _TRIES = 24
 _CHANGES_WITHIN_S = 20.0
 _LOOK_EVERY_S = 0.2
 _TOAST = "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = $1::regclass AND reltoastrelid <> 0"
+_OLDEST_XID = "SELECT oldest_xid::text FROM pg_control_checkpoint()"
 _REDO = "SELECT (redo_lsn - '0/0')::bigint FROM pg_control_checkpoint()"
 _WAL_FILE = "SELECT pg_walfile_name(pg_current_wal_flush_lsn())"
 _WAL_AT = "SELECT (pg_walfile_name_offset(pg_current_wal_flush_lsn())).file_offset"
 _CONTROL_USED_BYTES = 288
-_XACT_USED_BYTES = 256
+_XIDS_A_BYTE = 4
+_XACT_FILE_BYTES = 32 * PAGE_BYTES
+_XACT_BYTES_MIN, _XACT_BYTES_MAX = 8, 32
 _Choose = Callable[[bytes], list[int]]
 _Change = Callable[[bytes, int], bytes]
 
@@ -210,11 +213,19 @@ class FileFaults:
         return path
 
     async def transaction_status(self, _relation: str) -> str:
-        """Random bytes in pg_xact: which transactions have committed."""
-        path = self._files.data_dir / "pg_xact" / "0000"
-        at = self._random.randrange(0, _XACT_USED_BYTES)
-        await self._plant(path, at, self._random.randbytes(32))
-        return f"32 random bytes at {at} of {self._name(path)}"
+        """Random bytes in pg_xact: which transactions have committed. Of those that somebody may still ask about, and that a
+        checkpoint has written for good."""
+        end = await self._files.settle() // _XIDS_A_BYTE
+        first = int(await self._files.value(_OLDEST_XID)) // _XIDS_A_BYTE + 1
+        if end - first < _XACT_BYTES_MIN:
+            raise NotInjected("hardly any transaction is older than the last checkpoint")
+        file = self._random.randrange(first // _XACT_FILE_BYTES, (end - 1) // _XACT_FILE_BYTES + 1)
+        path = self._files.data_dir / "pg_xact" / f"{file:04X}"
+        low, high = max(first - file * _XACT_FILE_BYTES, 0), min(end - file * _XACT_FILE_BYTES, _XACT_FILE_BYTES)
+        at = self._random.randrange(low, max(low + 1, high - _XACT_BYTES_MAX))
+        count = min(_XACT_BYTES_MAX, high - at)
+        await self._plant(path, at, self._random.randbytes(count))
+        return f"{count} random bytes at {at} of {self._name(path)}"
 
     async def control_file(self, _relation: str) -> str:
         """A bit of pg_control."""

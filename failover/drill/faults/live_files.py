@@ -20,7 +20,13 @@ _EVICT = """
 SELECT count(pg_buffercache_evict(bufferid)) FROM pg_buffercache WHERE relfilenode = pg_relation_filenode($1::regclass)
 """
 _HAS = "SELECT to_regproc('pg_buffercache_evict') IS NOT NULL"
+_REDO = "SELECT (redo_lsn - '0/0')::bigint FROM pg_control_checkpoint()"
+_OLDEST_ACTIVE = """
+SELECT coalesce(nullif(oldest_active_xid::text::bigint, 0), split_part(next_xid, ':', 2)::bigint)
+FROM pg_control_checkpoint()
+"""
 _EXTENSION_S = 10.0
+_SETTLED_S = 15.0
 _LOOK_S = 10.0
 _LOOK_EVERY_S = 0.05
 
@@ -56,6 +62,24 @@ class LiveFiles:
         for node in dict.fromkeys((self._primary, self.node)):
             async with self._cluster.sql(node) as connection:
                 await connection.execute("CHECKPOINT")
+
+    async def settle(self) -> int:
+        """A checkpoint on every node; up to which transaction all of them have ended and are on every disk for good."""
+        async with self._cluster.sql(self._primary) as connection:
+            await connection.execute("CHECKPOINT")
+            redo = await connection.fetchval(_REDO)
+        try:
+            async with asyncio.timeout(_SETTLED_S):
+                return min([await self._settled(node, redo) for node in sorted(self._cluster.ready["nodes"])])
+        except TimeoutError as error:
+            raise NotInjected(f"not every node has made a checkpoint within {_SETTLED_S:.0f} s") from error
+
+    async def _settled(self, node: str, redo: int) -> int:
+        async with self._cluster.sql(node) as connection:
+            while await connection.fetchval(_REDO) < redo:
+                await asyncio.sleep(_LOOK_EVERY_S)
+                await connection.execute("CHECKPOINT")
+            return int(await connection.fetchval(_OLDEST_ACTIVE))
 
     async def can_evict(self) -> None:
         """Make it possible. Raises Skipped where PostgreSQL cannot."""
