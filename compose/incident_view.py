@@ -70,6 +70,8 @@ def _receipts(incident: dict[str, Any]) -> str:
     structure = found.get("structure")
     if structure is not None:
         told += "; amcheck of the booking tables: " + ("; ".join(structure) or "nothing found")
+    if found.get("reindexed"):
+        told += "; made anew: the indexes of " + ", ".join(found["reindexed"])
     return told + missing
 
 

@@ -505,6 +505,8 @@ class ReceiptCheck(msgspec.Struct, frozen=True):
     missing: tuple[str, ...] = ()
     structure: tuple[str, ...] | None = None
     """What amcheck says of the booking tables and their indexes, once in a term; None where it did not come to an end."""
+    reindexed: tuple[str, ...] = ()
+    """Tables whose indexes were made anew before that, since rows had been put back or amcheck had found damage."""
     began_ms_ago: int = 0
     """When the report that carries it was sent: rows seen before a restart say nothing of what the restarted primary
     holds."""

@@ -16,6 +16,7 @@ from server.errors import NoConnection, TryAgain, UnexpectedDatabaseError
 from server.evidence import Evidence
 from server.pool import Pool
 from server.receipts import Noted, Receipts
+from server.reindex import reindex_damaged
 from server.restore import restore
 from server.retries import checking
 
@@ -134,8 +135,7 @@ class ReceiptChecker:
             restored, missing = len(missing) - len(again), again
         async with pool.link(_BATCH_DEADLINE_S) as link:
             rows = await link.fetch(store.DOUBLE_BOOKED, deadline_s=_BATCH_DEADLINE_S)
-        if self._structure[0] != pool.endpoint.term or self._structure[1]:
-            self._structure = pool.endpoint.term, await self._look_at_structure(pool)
+        reindexed = await self._mended_structure(pool, has_restored=restored > 0, is_whole=not missing)
         return ReceiptCheck(
             term=pool.endpoint.term,
             acknowledged=len(receipts),
@@ -146,8 +146,21 @@ class ReceiptChecker:
             sealed=sealed,
             missing=tuple(missing[:_MISSING_SHOWN_MAX]),
             structure=self._structure[1],
+            reindexed=reindexed,
             began_ms_ago=int((time.monotonic() - began_s) * 1000),
         )
+
+    async def _mended_structure(self, pool: Pool, *, has_restored: bool, is_whole: bool) -> tuple[str, ...]:
+        """Have amcheck look, once in a term and as long as it finds something; which tables' indexes were made anew. While rows are
+        missing nothing is: an index may be all that is left of them."""
+        if self._structure[0] != pool.endpoint.term or self._structure[1] or has_restored:
+            self._structure = pool.endpoint.term, await self._look_at_structure(pool)
+        if not is_whole or not (self._structure[1] or has_restored):
+            return ()
+        reindexed = await reindex_damaged(pool, has_restored=has_restored)
+        if reindexed:
+            self._structure = pool.endpoint.term, await self._look_at_structure(pool)
+        return reindexed
 
     async def _look_at_structure(self, pool: Pool) -> tuple[str, ...] | None:
         """amcheck of the booking tables; None for tables that are too large for the time that an incident waits."""

@@ -673,6 +673,44 @@ END $$;
 REVOKE ALL ON FUNCTION locum_structure() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION locum_structure() TO locum_server;
 
+-- Make the indexes of the booking tables anew where amcheck finds one damaged, and of those in p_always; which were. A table above
+-- p_bytes_max keeps bookings waiting for too long, and one that holds what its constraints forbid is no matter of indexes: both are
+-- left for a person. Several servers may ask at once: each looks for itself, one after the other.
+CREATE OR REPLACE FUNCTION locum_reindex_damaged(p_bytes_max bigint, p_always text[]) RETURNS text[]
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+DECLARE
+    done text[] := '{}';
+    one regclass;
+    index regclass;
+    is_damaged boolean;
+BEGIN
+    PERFORM pg_advisory_xact_lock('locum_reindex_damaged'::regproc::oid::bigint);
+    FOREACH one IN ARRAY ARRAY['appointment', 'idempotency', 'slot', 'patient', 'audit_event']::regclass[] LOOP
+        CONTINUE WHEN pg_total_relation_size(one) > p_bytes_max;
+        BEGIN
+            is_damaged := one::text = ANY (p_always);
+            FOR index IN SELECT i.indexrelid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                         JOIN pg_am m ON m.oid = c.relam WHERE m.amname = 'btree' AND i.indisvalid AND i.indrelid = one LOOP
+                EXIT WHEN is_damaged;
+                BEGIN
+                    PERFORM bt_index_check(index, true);
+                EXCEPTION WHEN data_corrupted OR index_corrupted THEN
+                    is_damaged := true;
+                END;
+            END LOOP;
+            IF is_damaged THEN
+                EXECUTE format('REINDEX TABLE %s', one);
+                done := done || one::text;
+            END IF;
+        EXCEPTION WHEN unique_violation OR exclusion_violation OR data_corrupted OR index_corrupted THEN
+            RAISE WARNING 'the indexes of % cannot be made anew: %', one, SQLERRM;
+        END;
+    END LOOP;
+    RETURN done;
+END $$;
+REVOKE ALL ON FUNCTION locum_reindex_damaged(bigint, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION locum_reindex_damaged(bigint, text[]) TO locum_server;
+
 GRANT USAGE ON SCHEMA public TO locum_server;
 GRANT SELECT ON site, location, practitioner, device, slot, patient, appointment, idempotency, appointment_full, slot_full, audit_event
     TO locum_server;

@@ -26,6 +26,7 @@ def checked_receipts(state: State, observation: Observation) -> ReceiptCheck | N
         sealed=sum(check.sealed for check in found),
         missing=tuple(name for check in found for name in check.missing)[:_MISSING_MAX],
         structure=_structure(found),
+        reindexed=tuple(sorted({name for check in found for name in check.reindexed})),
     )
 
 
@@ -64,6 +65,8 @@ def sentence_of(check: ReceiptCheck) -> str:
     structure = ""
     if check.structure is not None:
         structure = f" amcheck of the booking tables: {'; '.join(check.structure) or 'nothing found'}."
+    if check.reindexed:
+        structure += f" Made anew: the indexes of {', '.join(check.reindexed)}."
     return (
         f"{check.acknowledged} acknowledged writes were compared with the primary: "
         f"{check.present} present{restored}, {check.lost} lost{doubled}{sealed}.{structure}"
