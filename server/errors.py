@@ -93,6 +93,11 @@ class NotServing(TryAgain):
         self.place = place
 
 
+class IndexMisleads(NotServing):
+    """An appointment's primary key points at two rows, or at another's: its table and its index disagree. A request waits until
+    the node is replaced or the index made anew; whoever mends the rows has to have that done."""
+
+
 class DatabaseConflict(ServerError):
     """Two bookings want the same: a constraint (23P01) or a deadlock between two constraints (40P01)."""
 

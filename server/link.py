@@ -18,7 +18,14 @@ import msgspec
 
 from replication.faults import place_of, told_sqlstate
 from replication.model import Role
-from server.errors import ConnectionLost, DatabaseConflict, NotServing, OutcomeUnknown, UnexpectedDatabaseError
+from server.errors import (
+    ConnectionLost,
+    DatabaseConflict,
+    IndexMisleads,
+    NotServing,
+    OutcomeUnknown,
+    UnexpectedDatabaseError,
+)
 from server.retries import until_term_fits
 from server.witness import fault_for
 
@@ -173,7 +180,7 @@ class Link:
         if (
             sqlstate == _UNIQUE and constraint == _IDS
         ):  # ids are new, or are not changed: its index and its table disagree
-            return NotServing(f"{self.endpoint.name} takes one appointment for another")
+            return IndexMisleads(f"{self.endpoint.name} takes one appointment for another", sqlstate)
         return UnexpectedDatabaseError(f"{type(error).__name__}, SQLSTATE {sqlstate}, constraint {constraint}")
 
     def _note(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:

@@ -17,7 +17,7 @@ from server.evidence import Evidence
 from server.pool import Pool
 from server.receipts import Noted, Receipts
 from server.reindex import reindex_damaged
-from server.restore import restore
+from server.restore import Restored, restore
 from server.retries import checking
 
 _log = structlog.get_logger()
@@ -126,8 +126,8 @@ class ReceiptChecker:
             batch = receipts[start : start + _BATCH]
             missing += await self._check_batch(pool, batch)
             sealed += await self._sealed(pool, batch)
-        restored = 0
-        if await restore(pool, self._receipts, missing):
+        restored, put_back = 0, await restore(pool, self._receipts, missing)
+        if put_back.rows:
             wanted = set(missing)
             again = await self._check_batch(
                 pool, [receipt for receipt in self._receipts.newest() if receipt.id in wanted]
@@ -135,7 +135,7 @@ class ReceiptChecker:
             restored, missing = len(missing) - len(again), again
         async with pool.link(_BATCH_DEADLINE_S) as link:
             rows = await link.fetch(store.DOUBLE_BOOKED, deadline_s=_BATCH_DEADLINE_S)
-        reindexed = await self._mended_structure(pool, has_restored=restored > 0, is_whole=not missing)
+        reindexed = await self._look_and_mend(pool, put_back, is_whole=not missing)
         return ReceiptCheck(
             term=pool.endpoint.term,
             acknowledged=len(receipts),
@@ -150,16 +150,18 @@ class ReceiptChecker:
             began_ms_ago=int((time.monotonic() - began_s) * 1000),
         )
 
-    async def _mended_structure(self, pool: Pool, *, has_restored: bool, is_whole: bool) -> tuple[str, ...]:
-        """Have amcheck look, once in a term and as long as it finds something; which tables' indexes were made anew. While rows are
-        missing nothing is: an index may be all that is left of them."""
-        if self._structure[0] != pool.endpoint.term or self._structure[1] or has_restored:
+    async def _look_and_mend(self, pool: Pool, put_back: Restored, *, is_whole: bool) -> tuple[str, ...]:
+        """Have amcheck look, once in a term and for as long as it finds something; tables whose indexes were made anew. While rows
+        are missing no index is: it may be all that is left of them."""
+        reindexed = put_back.reindexed
+        if put_back.rows and not reindexed and is_whole:
+            reindexed = await reindex_damaged(pool, has_restored=True)
+        if self._structure[0] != pool.endpoint.term or self._structure[1] or reindexed:
             self._structure = pool.endpoint.term, await self._look_at_structure(pool)
-        if not is_whole or not (self._structure[1] or has_restored):
-            return ()
-        reindexed = await reindex_damaged(pool, has_restored=has_restored)
-        if reindexed:
-            self._structure = pool.endpoint.term, await self._look_at_structure(pool)
+        if self._structure[1] and not reindexed and is_whole:
+            reindexed = await reindex_damaged(pool, has_restored=False)
+            if reindexed:
+                self._structure = pool.endpoint.term, await self._look_at_structure(pool)
         return reindexed
 
     async def _look_at_structure(self, pool: Pool) -> tuple[str, ...] | None:

@@ -12,6 +12,7 @@ import structlog
 from server import store
 from server.errors import DatabaseConflict, UnexpectedDatabaseError
 from server.pool import Pool
+from server.retries import once_more_after_deadlock
 
 _log = structlog.get_logger()
 
@@ -29,7 +30,9 @@ async def reindex_damaged(pool: Pool, *, has_restored: bool) -> tuple[str, ...]:
     always = list(_RESTORED) if has_restored else []
     async with pool.link(_DEADLINE_S) as link:
         try:
-            done = await link.write(store.REINDEX_DAMAGED, _BYTES_MAX, always, deadline_s=_DEADLINE_S)
+            done: list[str] = await once_more_after_deadlock()(
+                link.write, store.REINDEX_DAMAGED, _BYTES_MAX, always, deadline_s=_DEADLINE_S
+            )
         except (DatabaseConflict, UnexpectedDatabaseError, asyncpg.PostgresError) as error:
             _log.error("server.reindex_refused", sqlstate=getattr(error, "sqlstate", None))
             return ()

@@ -632,16 +632,6 @@ BEGIN
     RETURN FOUND;
 END $$;
 
--- An index over a table that lost rows points at what took their places: it is made anew before they can be put back. Belongs
--- to the superuser, since the server owns nothing.
-CREATE OR REPLACE FUNCTION locum_reindex() RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
-BEGIN
-    REINDEX TABLE public.appointment;
-    RETURN true;
-END $$;
-REVOKE ALL ON FUNCTION locum_reindex() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION locum_reindex() TO locum_server;
-
 -- What amcheck says of the booking tables and their indexes: a sentence for each that is damaged. After a failover, before the
 -- incident may close: indexes are not compared with anybody's receipts.
 CREATE OR REPLACE FUNCTION locum_structure() RETURNS text[] LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$

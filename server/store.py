@@ -209,7 +209,6 @@ BROKEN_SEAL = "SELECT locum_broken(a) AS broken FROM appointment a WHERE a.id = 
 MISSING = "SELECT id, why FROM locum_missing($1::jsonb)"
 SEALED = "SELECT count(*) AS fitting FROM appointment a WHERE a.id = ANY($1::uuid[]) AND NOT locum_broken(a)"
 RESTORE = "SELECT locum_restore($1::jsonb)"
-REINDEX = "SELECT locum_reindex()"
 REINDEX_DAMAGED = "SELECT locum_reindex_damaged($1::bigint, $2::text[])"
 """Which tables' indexes were made anew."""
 STRUCTURE = "SELECT locum_structure() AS found"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from replication.model import ReceiptCheck
-from tests.integration.server.clinic import Clinic, clinic
+from tests.integration.server.clinic import Clinic, by_resource, clinic, only
 
 # An index that is not ready gets no entries: what is booked meanwhile is missing in it, as after a lost write of an index page.
 _READY = "UPDATE pg_index SET indisready = $1 WHERE indexrelid = 'appointment_patient'::regclass"
@@ -56,3 +56,44 @@ async def test_an_index_that_cannot_be_made_anew_is_named_until_it_is(tmp_path: 
         async with it.node.sql() as connection:
             await connection.execute("REINDEX INDEX appointment_patient")
         await it.wait_report(lambda report: report.receipts is not None and report.receipts.structure == (), 30)
+
+
+# The page forgets the newest version of a row; another row takes its place, so that the primary key leads to it from either id.
+_TAKES_THE_PLACE = """
+INSERT INTO appointment (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, created_at, updated_at)
+SELECT gen_random_uuid(), 1, 'cancelled', slot_id, practitioner_id, location_id, patient_id, during, created_at, updated_at
+FROM appointment
+RETURNING ctid::text
+"""
+
+
+async def test_a_row_that_the_index_finds_twice_is_restored_all_the_same(tmp_path: Path) -> None:
+    async with clinic(tmp_path) as it:
+        (slot,) = await it.proposals(1)
+        made = only((await it.book(slot, "ada"))[1])
+        before, path = await checkpointed(it)
+        assert (await it.call("/fhir/Appointment/$book", by_resource(made, status="cancelled")))[0] == 200
+        async with it.node.sql() as connection:
+            place = await connection.fetchval("SELECT ctid::text FROM appointment")
+        await checkpointed(it)
+        await it.node.kill()
+        with path.open("r+b") as file:
+            file.write(before)
+        await it.node.start(2)
+        async with it.node.sql() as connection:
+            assert await connection.fetchval(_TAKES_THE_PLACE) == place
+        it.publish(2, it.node)
+        report = await it.wait_report(lambda report: report.receipts is not None and report.receipts.term == 2, 30)
+        assert report.receipts is not None
+        assert (report.receipts.restored, report.receipts.lost, report.receipts.structure) == (1, 0, ())
+        assert report.receipts.reindexed == ("appointment",)
+        status, found, _ = await it.call(f"/fhir/Appointment/{made['id']}")
+        assert (status, found["status"], found["meta"]["versionId"]) == (200, "cancelled", "2")
+
+
+async def checkpointed(it: Clinic) -> tuple[bytes, Path]:
+    """The first page of the appointments as it lies on the disk after a checkpoint, and its file."""
+    async with it.node.sql() as connection:
+        await connection.execute("CHECKPOINT")
+        path = it.node.data / await connection.fetchval("SELECT pg_relation_filepath('appointment')")
+    return path.read_bytes()[:8192], path
