@@ -663,6 +663,26 @@ END $$;
 REVOKE ALL ON FUNCTION locum_structure() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION locum_structure() TO locum_server;
 
+-- A page that went back in time brings versions of rows back that were updated since, beside the newer ones on other pages. Of rows
+-- with one id the newest whose seal fits stays. Looked for without an index, since those are in doubt, and without the checks of
+-- foreign keys, which ask one.
+CREATE OR REPLACE FUNCTION locum_drop_returned() RETURNS bigint LANGUAGE plpgsql SET search_path = public
+    SET enable_indexscan = off SET enable_indexonlyscan = off SET enable_bitmapscan = off SET session_replication_role = replica AS $$
+DECLARE
+    dropped bigint;
+BEGIN
+    LOCK TABLE appointment IN ACCESS EXCLUSIVE MODE;
+    DELETE FROM appointment WHERE ctid = ANY (ARRAY(
+        SELECT place FROM (
+            SELECT a.ctid AS place,
+                   row_number() OVER (PARTITION BY a.id ORDER BY coalesce(locum_broken(a), false), a.version DESC, a.ctid) AS nth
+            FROM appointment a WHERE a.id IN (SELECT id FROM appointment GROUP BY id HAVING count(*) > 1)
+        ) twice WHERE nth > 1));
+    GET DIAGNOSTICS dropped = ROW_COUNT;
+    RETURN dropped;
+END $$;
+REVOKE ALL ON FUNCTION locum_drop_returned() FROM PUBLIC;
+
 -- Make the indexes of the booking tables anew where amcheck finds one damaged, and of those in p_always; which were. A table above
 -- p_bytes_max keeps bookings waiting for too long, and one that holds what its constraints forbid is no matter of indexes: both are
 -- left for a person. Several servers may ask at once: each looks for itself, one after the other.
@@ -689,6 +709,9 @@ BEGIN
                 END;
             END LOOP;
             IF is_damaged THEN
+                IF one = 'appointment'::regclass THEN
+                    PERFORM locum_drop_returned();
+                END IF;
                 EXECUTE format('REINDEX TABLE %s', one);
                 done := done || one::text;
             END IF;

@@ -91,6 +91,34 @@ async def test_a_row_that_the_index_finds_twice_is_restored_all_the_same(tmp_pat
         assert (status, found["status"], found["meta"]["versionId"]) == (200, "cancelled", "2")
 
 
+async def test_a_version_that_came_back_beside_its_newer_one_goes_again(tmp_path: Path) -> None:
+    async with clinic(tmp_path) as it:
+        made = [only((await it.book(slot, f"patient-{n}"))[1]) for n, slot in enumerate(await it.proposals(60))]
+        before, path = await checkpointed(it)
+        first = made[0]
+        assert (await it.call("/fhir/Appointment/$book", by_resource(first, status="cancelled")))[0] == 200
+        async with it.node.sql() as connection:
+            moved = await connection.fetchval("SELECT ctid::text FROM appointment WHERE id = $1", first["id"])
+        assert not moved.startswith("(0,"), "the first page is full, so that the newer version lies on another"
+        await checkpointed(it)
+        await it.node.kill()
+        with path.open("r+b") as file:
+            file.write(before)
+        await it.node.start(2)
+        it.publish(2, it.node)
+        report = await it.wait_report(lambda report: report.receipts is not None and report.receipts.term == 2, 30)
+        assert report.receipts is not None
+        assert (report.receipts.lost, report.receipts.double_booked, report.receipts.structure) == (0, 0, ())
+        assert report.receipts.reindexed == ("appointment",)
+        async with it.node.sql() as connection:
+            rows = await connection.fetch(
+                "SELECT id::text, version, ctid::text FROM appointment"
+            )  # from the table itself
+            assert [(row["version"], row["ctid"]) for row in rows if row["id"] == first["id"]] == [(2, moved)]
+            assert len(rows) == len(made)
+        assert (await it.call(f"/fhir/Appointment/{first['id']}"))[1]["status"] == "cancelled"
+
+
 async def checkpointed(it: Clinic) -> tuple[bytes, Path]:
     """The first page of the appointments as it lies on the disk after a checkpoint, and its file."""
     async with it.node.sql() as connection:
