@@ -19,6 +19,18 @@ FORGERIES = {
     "missing": "DELETE FROM appointment WHERE id = $1",
 }
 
+# Put in anew while the primary key takes no entries.
+UNINDEXED = (
+    "UPDATE pg_index SET indisready = false WHERE indexrelid = 'appointment_pkey'::regclass",
+    """
+    SET session_replication_role = replica;
+    CREATE TEMP TABLE kept AS SELECT * FROM appointment;
+    DELETE FROM appointment;
+    INSERT INTO appointment SELECT * FROM kept;
+    """,
+    "UPDATE pg_index SET indisready = true WHERE indexrelid = 'appointment_pkey'::regclass",
+)
+
 LATER = (
     (
         "UPDATE appointment SET created_at = created_at + interval '1 microsecond'",
@@ -89,6 +101,22 @@ async def test_a_row_that_nobody_reads_is_found_by_the_patrol(tmp_path: Path) ->
         async with it.node.sql() as connection:
             await connection.execute(FORGERIES["altered"], appointment)
         assert (await convicted).faults[0].kind is FaultKind.SEAL_MISMATCH
+
+
+async def test_a_row_that_its_index_does_not_lead_to_counts_as_missing(tmp_path: Path) -> None:
+    """It lies in the table, where a plan that reads all of it would find it; who asks by its id does not."""
+    async with clinic(tmp_path) as it, with_standby(it, tmp_path) as standby:
+        appointment = await changed_appointment(it)
+        await replayed(standby, appointment, 2)
+        async with standby.sql() as connection:
+            await connection.execute("SELECT pg_wal_replay_pause()")
+        convicted = asyncio.create_task(it.wait_report(lambda report: report.faults, deadline_s=15))
+        for step in UNINDEXED:
+            async with it.node.sql() as connection:
+                await connection.execute(step)
+        async with it.node.sql() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM appointment") == 1
+        assert (await convicted).faults[0].kind is FaultKind.ROW_MISSING
 
 
 async def test_where_both_nodes_say_the_same_nobody_is_blamed_and_the_row_is_restored(tmp_path: Path) -> None:
