@@ -26,6 +26,7 @@ from failover.drill.leftovers import heal_leftovers
 from failover.drill.runner import Report, run_scenario
 from failover.drill.scenario import Scenario, parse_scenario, shipped
 from failover.drill.target import Target, find_target
+from failover.drill.truth import wrong_verdicts
 from replication.wire.secrets import write_private
 
 ReportDir = Annotated[
@@ -140,7 +141,7 @@ async def _campaign(place: Path, faults: int, seed: int, against: str | None) ->
                     scenario, directory, seed=seed * 1_000 + number, tell=lambda _what: None, against=target
                 )
                 await asyncio.to_thread(write_private, kept, msgspec.json.encode(found).decode())
-                if found.result is Result.PASSED:
+                if found.result is Result.PASSED and not wrong_verdicts(found):
                     await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
             reports.append(found)
             progress.advance(task, scenario.takes_s)
