@@ -185,10 +185,10 @@ CREATE OR REPLACE TRIGGER appointment_sealed BEFORE UPDATE ON appointment
 CREATE OR REPLACE TRIGGER appointment_sealed_first BEFORE INSERT ON appointment
     FOR EACH ROW WHEN (NEW.seal IS NULL) EXECUTE FUNCTION locum_sealing();  -- locum_take_many seals by itself
 
--- Receipts [{"id", "version", "digest"}] against the rows: those whose row is missing, older, or altered. By the primary key, as
--- whoever asks for an appointment finds it: a row that its index does not lead to is served to nobody.
+-- Receipts [{"id", "version", "digest"}] against the rows: those whose row is missing, older, or altered. Each by
+-- its primary key, as whoever asks for it finds it: a row that its index does not lead to is served to nobody.
 CREATE OR REPLACE FUNCTION locum_missing(p_receipts jsonb) RETURNS TABLE (id uuid, why text) LANGUAGE sql STABLE
-SET enable_seqscan = off AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
     SELECT r.id, CASE WHEN a.id IS NULL THEN 'missing' WHEN a.version < r.version THEN 'older' ELSE 'altered' END
     FROM jsonb_to_recordset(p_receipts) AS r (id uuid, version integer, digest text)
     LEFT JOIN appointment a ON a.id = r.id
@@ -248,7 +248,8 @@ END $$;
 
 -- Appointments that were acknowledged and stand in the way of this write, as far as the server remembers: [{"id", "version"}]. An
 -- index that does not show one of them would let two people in at once.
-CREATE OR REPLACE FUNCTION locum_expect(p_expected jsonb) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off AS $$
+CREATE OR REPLACE FUNCTION locum_expect(p_expected jsonb) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
     IF p_expected IS NOT NULL AND EXISTS (
         SELECT FROM jsonb_to_recordset(p_expected) AS e (id uuid, version integer) LEFT JOIN appointment a ON a.id = e.id

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from failover.drill.faults.damage import items_of, live_leaves, page_of, resealed
 from replication.model import ReceiptCheck
+from replication.page import PAGE_BYTES
 from tests.integration.server.clinic import Clinic, by_resource, clinic, only
 
 # An index that is not ready gets no entries: what is booked meanwhile is missing in it, as after a lost write of an index page.
@@ -117,6 +119,34 @@ async def test_a_version_that_came_back_beside_its_newer_one_goes_again(tmp_path
             assert [(row["version"], row["ctid"]) for row in rows if row["id"] == first["id"]] == [(2, moved)]
             assert len(rows) == len(made)
         assert (await it.call(f"/fhir/Appointment/{first['id']}"))[1]["status"] == "cancelled"
+
+
+async def test_rows_behind_a_wrong_entry_of_their_index_count_as_missing(tmp_path: Path) -> None:
+    """A plan that reads the whole index would meet them; a search for one of them turns the wrong way."""
+    async with clinic(tmp_path) as it:
+        made = [only((await it.book(slot, f"patient-{n}"))[1]) for n, slot in enumerate(await it.proposals(60))]
+        async with it.node.sql() as connection:
+            await connection.execute("ANALYZE appointment")
+            await connection.execute("CHECKPOINT")
+            path = it.node.data / await connection.fetchval("SELECT pg_relation_filepath('appointment_pkey')")
+        await it.node.kill()
+        data = path.read_bytes()
+        (leaf,) = live_leaves(data)
+        page = bytearray(page_of(data, leaf))
+        entries = items_of(bytes(page))
+        key = entries[len(entries) // 2].offset + 8  # src/include/access/itup.h, IndexTupleData
+        page[key : key + 16] = b"\xff" * 16
+        with path.open("r+b") as file:
+            file.seek(leaf * PAGE_BYTES)
+            file.write(resealed(bytes(page), leaf))
+        await it.node.start(2)
+        it.publish(2, it.node)
+        report = await it.wait_report(lambda report: report.receipts is not None and report.receipts.term == 2, 30)
+        assert report.receipts is not None
+        assert report.receipts.restored >= len(made) // 2 - 1
+        assert (report.receipts.lost, report.receipts.structure, report.receipts.sealed) == (0, (), len(made))
+        async with it.node.sql() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM appointment") == len(made)
 
 
 async def checkpointed(it: Clinic) -> tuple[bytes, Path]:
