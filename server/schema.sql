@@ -248,8 +248,7 @@ END $$;
 
 -- Appointments that were acknowledged and stand in the way of this write, as far as the server remembers: [{"id", "version"}]. An
 -- index that does not show one of them would let two people in at once.
-CREATE OR REPLACE FUNCTION locum_expect(p_expected jsonb) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+CREATE OR REPLACE FUNCTION locum_expect(p_expected jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF p_expected IS NOT NULL AND EXISTS (
         SELECT FROM jsonb_to_recordset(p_expected) AS e (id uuid, version integer) LEFT JOIN appointment a ON a.id = e.id
