@@ -27,6 +27,9 @@ _BEYOND_END = "unexpected data beyond EOF in block"
 """A file ends before pages that PostgreSQL holds: the write that made it longer did not arrive. Raised without an SQLSTATE of its own
 (src/backend/storage/buffer/bufmgr.c, ExtendBufferedRelShared), and nothing can be inserted from then on; the next VACUUM believes the
 file and cuts the table there, on every node."""
+_SHORT_WAL = "could not read from WAL segment"
+"""A segment that ends before WAL that is flushed (src/backend/access/transam/xlogutils.c, WALReadRaiseError): data_corrupted too, and
+no page of a table."""
 _RAISED = ("ERROR", "FATAL", "PANIC")
 _REDO = "WAL redo at"
 _READ_ONLY = "Read-only file system"
@@ -34,6 +37,7 @@ _READ_ONLY = "Read-only file system"
 _NAMED_FILE = re.compile(
     r'\b(?:file|relation) "?(?:\./)?((?:base|global|pg_tblspc|pg_xact|pg_multixact|pg_wal)/[\w./-]+)"?'
 )
+_NAMED_SEGMENT = re.compile(r"\bWAL segment ([0-9A-F]{24})\b")
 _NAMED_INDEX = re.compile(r'\bindex "([^"]+)"')
 _TOAST = re.compile(r"\bfor toast value \d+ in (pg_toast_\d+)")
 _BLOCK = re.compile(r"\b(?:among )?blocks? (\d+)")
@@ -78,6 +82,8 @@ def fault_of_line(
     sqlstate = told_sqlstate(sqlstate, message)
     if MISMATCH in message:
         return FaultKind.INDEX_CORRUPT
+    if sqlstate == "XX001" and message.startswith(_SHORT_WAL):
+        return FaultKind.WAL_CORRUPT
     if (kind := BY_SQLSTATE.get(sqlstate)) is not None:
         return kind
     place = place_of(f"{message} {detail}")
@@ -95,6 +101,8 @@ def place_of(text: str) -> Place | None:
     number = int(block[1]) if block is not None else None
     if (named := _NAMED_FILE.search(text)) is not None:
         return Place(path=_FORK_OR_SEGMENT.sub("", named[1]), block=number)
+    if (segment := _NAMED_SEGMENT.search(text)) is not None:
+        return Place(path=f"pg_wal/{segment[1]}")
     if (index := _NAMED_INDEX.search(text)) is not None:
         return Place(relation=index[1], block=number)
     if (toast := _TOAST.search(text)) is not None:

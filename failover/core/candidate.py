@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from failover.core.model import NodeRecord, Policy, State
-from replication.model import DataDirectory, FaultKind, NodeReport, Postmaster
+from replication.model import DataDirectory, Fault, FaultKind, NodeReport, Postmaster
 
 CONTENT_FAULTS = frozenset(
     {
@@ -160,6 +160,7 @@ def may_be_copied(state: State, source: NodeRecord, report: NodeReport, policy: 
     """The only node that is left carries damage that every copy takes over unseen, its indexes agree with its tables again, and
     all that was acknowledged was found on it, or put back, since: a second copy on another disk is better than none.
 
+    Damaged WAL is not copied at all: a copy begins with a checkpoint of its own and needs what is written from there on.
     Not while another node is eligible: then that one holds what this one lacks.
     """
     if not policy.copy_when_alone or any(is_eligible(record) for record in state.nodes.values()):
@@ -167,5 +168,15 @@ def may_be_copied(state: State, source: NodeRecord, report: NodeReport, policy: 
     check = state.incident_receipts
     faults = [fault for fault in (*source.faults, *report.faults) if fault.kind in INTEGRITY_FAULTS and fault.is_proof]
     whole = check is not None and check.lost == 0 and check.double_booked == 0 and state.incident_receipts_are_new
-    repaired = all(fault.kind in CONTENT_FAULTS and set(fault.places) <= set(source.reindexed) for fault in faults)
-    return whole and repaired and not report.names
+    bearable = all(_is_left_behind(fault) or _is_made_anew(fault, source) for fault in faults)
+    return whole and bearable and not report.names
+
+
+def _is_left_behind(fault: Fault) -> bool:
+    return fault.kind is FaultKind.WAL_CORRUPT and all(
+        (place.path or "").startswith("pg_wal/") for place in fault.places
+    )
+
+
+def _is_made_anew(fault: Fault, source: NodeRecord) -> bool:
+    return fault.kind in CONTENT_FAULTS and set(fault.places) <= set(source.reindexed)

@@ -49,6 +49,8 @@ def _from_its_agent(context: Context, name: str, report: NodeReport) -> Verdict 
             evidence=(_evidence(context, "postmaster", f"agent {name}", sentence),),
             ruled_out=_ruled_out_by_disk(report),
         )
+    if (verdict := _stalled(context, name, report)) is not None:
+        return verdict
     if report.sql is not None and not report.sql.ok and report.sql.fault is FaultKind.UNRESPONSIVE:
         return _unresponsive(context, name, report)
     return None
@@ -97,6 +99,27 @@ def _convicted(name: str, report: NodeReport | None, fault: Fault) -> Verdict:
         sentence=f"Node {name} is damaged: {fault.sentence}{where}.",
         evidence=fault.evidence,
         ruled_out=tuple(ruled),
+    )
+
+
+def _stalled(context: Context, name: str, report: NodeReport) -> Verdict | None:
+    """A disk over its deadline may only be slow; while no commit comes back either, it holds up everybody. PostgreSQL may go on
+    answering reads from its buffers all the while."""
+    fault = next((fault for fault in report.faults if fault.kind is FaultKind.STORAGE_STALLED and fault.is_proof), None)
+    witnesses = (*_standby_evidence(context, name), *_server_evidence(context, name))
+    if fault is None or context.observation.late or not witnesses:
+        return None
+    return Verdict(
+        cause=Cause.STORAGE,
+        kind=FaultKind.STORAGE_STALLED,
+        node=name,
+        confidence=fault.confidence,
+        sentence=f"The disk of node {name} stands still, and {witnesses[0].by} agrees ({witnesses[0].value}): {fault.sentence}.",
+        evidence=(*fault.evidence, *witnesses),
+        ruled_out=(
+            RuledOut(Cause.NETWORK, "its agent answers, on the same host"),
+            RuledOut(Cause.PROCESS, "its postmaster runs"),
+        ),
     )
 
 

@@ -339,7 +339,10 @@ def test_it_is_not_promoted_where_something_may_be_lost(spoiled: str) -> None:
     assert decision.kind != "failover.before_record"
 
 
-@pytest.mark.parametrize("kind", [FaultKind.STALE_PAGE, FaultKind.PAGE_CORRUPT])
+WAL_PLACE = Place("pg_wal/000000010000000000000019")
+
+
+@pytest.mark.parametrize("kind", [FaultKind.STALE_PAGE, FaultKind.PAGE_CORRUPT, FaultKind.WAL_CORRUPT])
 @pytest.mark.parametrize("is_new", [True, False])
 @pytest.mark.parametrize("lost", [0, 1])
 def test_damage_is_copied_only_when_it_is_all_that_is_left_and_nothing_acknowledged_is_missing(
@@ -348,17 +351,19 @@ def test_damage_is_copied_only_when_it_is_all_that_is_left_and_nothing_acknowled
     world = healthy()
     primary = world.observe().nodes["a"]
     assert primary is not None
-    alone = msgspec.structs.replace(primary, names=(), faults=(fault(kind, PLACE),))
+    found = fault(kind, WAL_PLACE if kind is FaultKind.WAL_CORRUPT else PLACE)
+    alone = msgspec.structs.replace(primary, names=(), faults=(found,))
     nodes = {
-        "a": msgspec.structs.replace(world.store.nodes["a"], faults=(fault(kind, PLACE),), reindexed=(PLACE,)),
+        "a": msgspec.structs.replace(world.store.nodes["a"], faults=(found,), reindexed=(PLACE,)),
         "b": msgspec.structs.replace(world.store.nodes["b"], eligible=False),
     }
     check = ReceiptCheck(1, 10, 10 - lost, lost=lost)
     state = msgspec.structs.replace(world.store, nodes=nodes, incident_receipts=check, incident_receipts_are_new=is_new)
-    expected = kind is FaultKind.STALE_PAGE and is_new and lost == 0
+    expected = kind is not FaultKind.PAGE_CORRUPT and is_new and lost == 0
     assert may_be_copied(state, nodes["a"], alone, POLICY) is expected
     assert not may_be_copied(state, nodes["a"], alone, Policy(copy_when_alone=False))
-    assert not may_be_copied(state, msgspec.structs.replace(nodes["a"], reindexed=()), alone, POLICY)
+    reindexes_nothing = msgspec.structs.replace(nodes["a"], reindexed=())
+    assert may_be_copied(state, reindexes_nothing, alone, POLICY) is (expected and kind is FaultKind.WAL_CORRUPT)
     eligible = {**nodes, "b": world.store.nodes["b"]}
     assert not may_be_copied(msgspec.structs.replace(state, nodes=eligible), nodes["a"], alone, POLICY)
 
