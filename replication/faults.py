@@ -30,6 +30,12 @@ file and cuts the table there, on every node."""
 _SHORT_WAL = "could not read from WAL segment"
 """A segment that ends before WAL that is flushed (src/backend/access/transam/xlogutils.c, WALReadRaiseError): data_corrupted too, and
 no page of a table."""
+_MAP_MISLEADS = re.compile(
+    r"page (?:is not marked all-visible but visibility map bit is set|containing LP_DEAD items is marked as all-visible)"
+    r' in relation "(?P<relation>[^"]+)" page (?P<block>\d+)'
+)
+"""VACUUM meets a map that calls rows visible which are not, and mends it (src/backend/access/heap/vacuumlazy.c): index-only scans have
+been misled until then, and whoever looks afterwards finds nothing."""
 _RAISED = ("ERROR", "FATAL", "PANIC")
 _REDO = "WAL redo at"
 _READ_ONLY = "Read-only file system"
@@ -72,6 +78,8 @@ def fault_of_line(
     """
     if severity == "WARNING" and message.startswith("checksum verification failed in file"):
         return FaultKind.PAGE_CORRUPT
+    if severity == "WARNING" and _MAP_MISLEADS.match(message):
+        return FaultKind.VM_CORRUPT
     if severity not in _RAISED:
         return None
     if _READ_ONLY in message and _OF_THE_KERNEL.search(message):
@@ -97,6 +105,8 @@ def fault_of_line(
 
 def place_of(text: str) -> Place | None:
     """Where an error message says that the damage lies; None when it names no file and no index."""
+    if (misled := _MAP_MISLEADS.search(text)) is not None:
+        return Place(relation=misled["relation"], block=int(misled["block"]))
     block = _FIRST_BAD.search(text) or _BLOCK.search(text)
     number = int(block[1]) if block is not None else None
     if (named := _NAMED_FILE.search(text)) is not None:

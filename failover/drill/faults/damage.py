@@ -99,6 +99,11 @@ def live_blocks(data: bytes) -> list[int]:
     return [block for block, page in _pages(data) if live_items_of(page)]
 
 
+def calls_more_visible(old: bytes, now: bytes) -> bool:
+    """Whether a page of a visibility map, as it was, has a bit that is not set any more: only that misleads a reader."""
+    return any(before & ~after for before, after in zip(old[_HEADER_BYTES:], now[_HEADER_BYTES:], strict=True))
+
+
 def live_leaves(data: bytes) -> list[int]:
     """B-tree leaf pages with entries."""
     found = []

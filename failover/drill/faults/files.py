@@ -152,20 +152,22 @@ class FileFaults:
 
     async def stale(self, relation: str) -> str:
         """A page as it was some time ago: it was checkpointed since, and the disk forgot that."""
-        return await self._put_back(relation, "", lambda _old: True, checkpoint=True)
+        return await self._put_back(relation, "", lambda _old, _now: True, checkpoint=True)
 
     async def second_write_lost(self, relation: str) -> str:
         """Of two writes of a page within one checkpoint cycle the second is lost: the WAL holds no image that would heal it."""
         await self._files.checkpoint()
         redo = int(await self._files.value(_REDO))
-        return await self._put_back(relation, "", lambda old: lsn_of(old) > redo, checkpoint=False)
+        return await self._put_back(relation, "", lambda old, _now: lsn_of(old) > redo, checkpoint=False)
 
     async def visibility_map(self, relation: str) -> str:
         """The map as it was: it calls rows visible to all that were deleted since."""
         await self._files.on_primary(f"VACUUM {relation}")
-        return await self._put_back(relation, "_vm", lambda _old: True, checkpoint=True)
+        return await self._put_back(relation, "_vm", damage.calls_more_visible, checkpoint=True)
 
-    async def _put_back(self, relation: str, fork: str, may: Callable[[bytes], bool], *, checkpoint: bool) -> str:
+    async def _put_back(
+        self, relation: str, fork: str, may: Callable[[bytes, bytes], bool], *, checkpoint: bool
+    ) -> str:
         await self._files.can_evict()
         path = await self._files.path(relation, fork)
         await self._files.evict(relation)
@@ -177,7 +179,11 @@ class FileFaults:
                 await self._files.checkpoint()
             await self._files.evict(relation)
             now = await asyncio.to_thread(read, path)
-            changed = [block for block in _changed(before, now, bare=bool(fork)) if may(damage.page_of(before, block))]
+            changed = [
+                block
+                for block in _changed(before, now, bare=bool(fork))
+                if may(damage.page_of(before, block), damage.page_of(now, block))
+            ]
             if not changed:
                 if not checkpoint:
                     before = now

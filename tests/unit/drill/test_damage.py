@@ -98,3 +98,12 @@ def test_a_page_without_a_sane_header_has_no_items() -> None:
     assert damage.items_of(bytes(PAGE_BYTES)) == []
     assert damage.items_of(b"\xff" * PAGE_BYTES) == []
     assert Item(1, 2) == (1, 2)
+
+
+def test_a_visibility_map_as_it_was_is_damage_only_where_it_calls_more_rows_visible() -> None:
+    few, more = bytearray(PAGE_BYTES), bytearray(PAGE_BYTES)
+    few[24], more[24] = 0b0001, 0b0011
+    more[0] = 7  # another LSN is none of it
+    assert damage.calls_more_visible(bytes(more), bytes(few))
+    assert not damage.calls_more_visible(bytes(few), bytes(more))
+    assert not damage.calls_more_visible(bytes(few), bytes(few))
