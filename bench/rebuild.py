@@ -2,8 +2,8 @@
 
 `python bench/rebuild.py [--gb 4] [--share 0.01] [--json]`: two nodes, a table of so many gigabytes, one page in a hundred of the stopped
 standby overwritten; then a rebuild by differences, then one by pg_basebackup, and the result of the first is checked before the second:
-page checksums, amcheck, and the rows. `ratio`: time by differences over time by pg_basebackup. The standby's agent is a process of its
-own for both, as it is where Locum runs.
+page checksums, `pg_amcheck --heapallindexed`, the digest of every page against its source's, and the rows. `ratio`: time by differences
+over time by pg_basebackup. The standby's agent is a process of its own for both, as it is where Locum runs.
 """
 
 from __future__ import annotations
@@ -26,11 +26,16 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from a clone that is not installed
 
 from replication import actions
+from replication.installation import find_installation
 from replication.page import PAGE_BYTES, as_pages, damaged
+from replication.scrub.compare import Range
+from replication.scrub.compare_service import in_batches
+from replication.scrub.copies import read_copies
 from replication.scrub.files import relation_files
+from replication.scrub.relation_path import relation_at
 from replication.wire.errors import WireError
 from tests import nodes
-from tests.nodes import Pair, two_nodes
+from tests.nodes import HOST, NodeUnderTest, Pair, two_nodes
 
 _ROW_BYTES = 1_000
 _AGENT_STARTS_S = 20.0
@@ -58,6 +63,8 @@ async def measure(gigabytes: float, share: float, console: Console) -> dict[str,
             bad = await asyncio.to_thread(_bad_pages, pair.b.settings.data_dir)
             await _follow(pair, "n2")
             same = await _same(pair)
+            differing, alike = await _digests(pair)
+            console.print(f"{alike} pages bear the digest of their source's, {differing} another")
             await pair.b.act(actions.Fence())
             full_s, _ = await _rebuild(pair, "n3", only_differences=False)
             console.print(f"by pg_basebackup: {full_s:.1f} s")
@@ -71,6 +78,8 @@ async def measure(gigabytes: float, share: float, console: Console) -> dict[str,
         "received_share": round(received / (pages * PAGE_BYTES), 4),
         "bad_pages": bad,
         "same_rows_and_indexes": same,
+        "pages_alike": alike,
+        "pages_that_differ": differing,
     }
 
 
@@ -107,10 +116,15 @@ async def _fill(pair: Pair, gigabytes: float, console: Console) -> int:
     await connection.close()
     console.print(f"filled: {pages * PAGE_BYTES / 1e9:.2f} GB")
     await pair.b.wait(lambda report: (report.replay_lsn or 0) >= lsn, deadline_s=600)
-    standby = await pair.b.connect()
-    await standby.execute("CHECKPOINT")
-    await standby.close()
+    await _checkpoint(pair)
     return pages
+
+
+async def _checkpoint(pair: Pair) -> None:
+    for node in (pair.a, pair.b):
+        connection = await node.connect()
+        await connection.execute("CHECKPOINT")
+        await connection.close()
 
 
 async def _path(pair: Pair) -> str:
@@ -164,10 +178,49 @@ async def _follow(pair: Pair, nonce: str) -> None:
 async def _same(pair: Pair) -> bool:
     primary, standby = await pair.a.connect(), await pair.b.connect()
     same = await primary.fetchval(_SUM) == await standby.fetchval(_SUM)
-    await standby.execute("SELECT bt_index_check('appointment_pkey', true)")
     await primary.close()
     await standby.close()
-    return same
+    return same and await _amcheck(pair.b)
+
+
+async def _amcheck(node: NodeUnderTest) -> bool:
+    """`pg_amcheck --heapallindexed` of everything in the database, on the standby as it runs."""
+    installation = node.running.node.installation if node.agent is not None else find_installation(None)
+    command = installation.command("pg_amcheck", "--heapallindexed", "-h", HOST, "-p", str(node.settings.postgres_port))
+    password = (node.settings.secrets_dir / "superuser").read_text().strip()
+    checked = await asyncio.to_thread(
+        subprocess.run,
+        [*command, "-U", "postgres", "locum"],
+        env={"PATH": "/usr/bin:/bin", "PGPASSWORD": password},
+        capture_output=True,
+        check=False,
+        cwd="/",
+    )
+    if checked.returncode:
+        print(checked.stdout.decode()[-500:], checked.stderr.decode()[-500:], file=sys.stderr)
+    return checked.returncode == 0
+
+
+async def _digests(pair: Pair) -> tuple[int, int]:
+    """How many pages of tables and B-trees differ from their source's on the disk, and how many are alike, at one LSN."""
+    primary = await pair.a.connect()
+    await primary.execute("CHECKPOINT")
+    lsn = await primary.fetchval("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint")
+    await primary.close()
+    await pair.b.wait(lambda report: (report.replay_lsn or 0) >= lsn, deadline_s=600)
+    await _checkpoint(pair)
+    dirs = pair.a.settings.data_dir, pair.b.settings.data_dir
+    whole = [Range(file.path.partition(".")[0], file.first_block, file.pages) for file in relation_files(dirs[0])]
+    differing = alike = 0
+    for batch in in_batches([one for one in whole if one.count and relation_at(one.path) is not None]):
+        (ours, _), (its, _) = await asyncio.gather(*(asyncio.to_thread(read_copies, at, batch) for at in dirs))
+        for one, other in (
+            (one, other) for pages in zip(ours, its, strict=True) for one, other in zip(*pages, strict=True)
+        ):
+            if one.digest is not None or other.digest is not None:
+                differing += one.digest != other.digest
+                alike += one.digest == other.digest
+    return differing, alike
 
 
 def main() -> int:
@@ -183,7 +236,7 @@ def main() -> int:
     console.print(found)
     if said.json:
         print(msgspec.json.encode(found).decode())
-    return 0 if found["bad_pages"] == 0 and found["same_rows_and_indexes"] else 1
+    return 0 if not found["bad_pages"] and not found["pages_that_differ"] and found["same_rows_and_indexes"] else 1
 
 
 if __name__ == "__main__":

@@ -168,11 +168,9 @@ class NodeUnderTest:
         assert result.ok is ok, result
         return result
 
-    async def wait(
-        self, condition: Callable[[NodeReport], object], *, deadline_s: float = ACTION_DEADLINE_S
-    ) -> NodeReport:
+    async def wait(self, condition: Callable[[NodeReport], object], *, deadline_s: float | None = None) -> NodeReport:
         """Poll the report until the condition holds."""
-        end = time.monotonic() + deadline_s
+        end = time.monotonic() + (ACTION_DEADLINE_S if deadline_s is None else deadline_s)
         while True:
             report = await self.report()
             if condition(report):
