@@ -2,7 +2,8 @@
 
 Hint bits, kill marks and garbage differ between nodes although nothing is wrong. What is cleared follows PostgreSQL's own masks
 for wal_consistency_checking: src/backend/access/common/bufmask.c, heap_mask (heapam_xlog.c), btree_mask (nbtxlog.c); but status
-bits that WAL does determine are kept: the frozen pair, and XMAX_INVALID where there is no xmax. Heaps and B-trees only.
+bits that WAL does determine are kept: the frozen pair, and XMAX_INVALID where there is no xmax. Heaps and B-trees; for digests GiST too
+(gist_mask in gistxlog.c), which forbids double booking.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ _HEADER_BYTES, _POINTER_BYTES = 24, 4
 _BTREE_SPECIAL = PAGE_BYTES - 16
 _CYCLE_ID_MAX = 0xFF7F  # src/include/access/nbtree.h, MAX_BT_CYCLE_ID: other indexes put their mark above
 _LEAF, _DELETED, _META, _SPLIT_END, _GARBAGE = 0x01, 0x04, 0x08, 0x20, 0x40
+_GIST_ID, _GIST_LEAF, _GIST_DELETED, _GIST_HINTS = 0xFF81, 0x01, 0x02, 0x18  # src/include/access/gist.h
+_NSN_BYTES = 8
 _NORMAL, _DEAD = 1, 3  # src/include/storage/itemid.h
 _COMBOCID, _XMIN_BITS, _XMAX_COMMITTED, _XMAX_INVALID = 0x0020, 0x0300, 0x0400, 0x0800  # htup_details.h
 _SPECULATIVE = 0xFFFE
@@ -55,16 +58,18 @@ class Canonical(NamedTuple):
 def digests(pages: Pages, first_block: int) -> list[bytes | None]:
     """A digest of the canonical form of each whole page, without its LSN; None for one that has no such form here: empty, of
     another access method, or a deleted B-tree page."""
-    fit, canonical, _ = canonical_pages(pages, first_block)
+    fit, canonical, _ = canonical_pages(pages, first_block, with_gist=True)
     return [
         hashlib.blake2b(page[8:].tobytes(), digest_size=_DIGEST_BYTES).digest() if is_fit else None
         for is_fit, page in zip(fit, canonical, strict=True)
     ]
 
 
-def canonical_pages(pages: Pages, blocks: int | NDArray[np.int64], *, keep_all_visible: bool = False) -> Canonical:
+def canonical_pages(
+    pages: Pages, blocks: int | NDArray[np.int64], *, keep_all_visible: bool = False, with_gist: bool = False
+) -> Canonical:
     """`blocks`: the number of the first page, or of each. `keep_all_visible`: where the form is to be written, PD_ALL_VISIBLE must
-    go on agreeing with the visibility map.
+    go on agreeing with the visibility map. `with_gist`: never where it is to be written, since searches need what is cleared.
     """
     out = pages.copy()
     heads = _headers(pages)
@@ -78,16 +83,19 @@ def canonical_pages(pages: Pages, blocks: int | NDArray[np.int64], *, keep_all_v
     )
     is_heap = is_used & (heads.special == PAGE_BYTES)
     is_btree = is_used & (heads.special == _BTREE_SPECIAL) & (opaque[:, 1] <= _CYCLE_ID_MAX) & (flags & _DELETED == 0)
-    fit = is_heap | is_btree
+    is_gist = is_used & (heads.special == _BTREE_SPECIAL) & (opaque[:, 1] == _GIST_ID) & (flags & _GIST_DELETED == 0)
+    is_gist &= with_gist
+    fit = is_heap | is_btree | is_gist
     _clear_hints(out, fit, 0xFC if keep_all_visible else 0xF8)
-    with_items = is_heap | (is_btree & (flags & _META == 0))
-    is_leaf = is_btree & (flags & _LEAF != 0)
+    with_items = is_heap | (is_btree & (flags & _META == 0)) | is_gist
+    is_leaf = (is_btree & (flags & _LEAF != 0)) | (is_gist & (flags & _GIST_LEAF != 0))
     hinted = np.zeros(len(out), dtype=np.bool_)
     hinted[_revive(out, heads, is_leaf)] = True
     items = _items(out, heads, with_items)
     numbers = np.arange(len(out)) + blocks if isinstance(blocks, int) else blocks
     hinted[_mask_tuples(out, items, is_heap, numbers)] = True
     _clear_btree(out, is_btree)
+    _clear_gist(out, is_gist)
     _clear_uncovered(out, heads, items, fit)
     return Canonical(fit, out, hinted)
 
@@ -174,6 +182,12 @@ def _clear_btree(out: Pages, is_btree: NDArray[np.bool_]) -> None:
     keep = np.where(is_btree, 0xFF & ~(_GARBAGE | _SPLIT_END), 0xFF).astype(np.uint8)
     out[:, PAGE_BYTES - 4] &= keep
     out[is_btree, PAGE_BYTES - 2 :] = 0
+
+
+def _clear_gist(out: Pages, is_gist: NDArray[np.bool_]) -> None:
+    """The LSN of the last split, and marks that are set without WAL."""
+    out[is_gist, _BTREE_SPECIAL : _BTREE_SPECIAL + _NSN_BYTES] = 0
+    out[is_gist, PAGE_BYTES - 4] &= 0xFF & ~_GIST_HINTS
 
 
 def _clear_uncovered(out: Pages, heads: _Headers, items: _Items, fit: NDArray[np.bool_]) -> None:

@@ -86,6 +86,11 @@ def lsns(pages: Pages) -> NDArray[np.uint64]:
     return (halves[:, 0] << np.uint64(32)) | halves[:, 1]
 
 
+def is_gist(page: bytes) -> bool:
+    """A page of a GiST index, by the mark that ends it (src/include/access/gist.h, GIST_PAGE_ID)."""
+    return page[16:18] == (PAGE_BYTES - 16).to_bytes(2, "little") and page[-2:] == b"\x81\xff"
+
+
 def lsn_of(page: bytes) -> int:
     """pd_lsn of one page."""
     return int.from_bytes(page[:4], "little") << 32 | int.from_bytes(page[4:8], "little")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.canonical import canonical_pages, digests
-from replication.page import PAGE_BYTES, as_pages
+from replication.page import PAGE_BYTES, as_pages, is_gist
 
 XMIN_COMMITTED, XMIN_INVALID, XMAX_COMMITTED, XMAX_INVALID, COMBOCID = 0x0100, 0x0200, 0x0400, 0x0800, 0x0020
 HEAP_SPECIAL, BTREE_SPECIAL = PAGE_BYTES, PAGE_BYTES - 16
@@ -98,11 +98,36 @@ def test_dead_marks_garbage_and_cycle_ids_of_an_index_make_none() -> None:
 
 
 def test_other_pages_have_no_form_here() -> None:
-    gist = page_with([], special=BTREE_SPECIAL, tail=opaque(0x01, 0xFF81))
+    spgist = page_with([], special=BTREE_SPECIAL, tail=opaque(0x01, 0xFF82))
     gone = page_with([], special=BTREE_SPECIAL, tail=opaque(0x05))
-    assert [digest(page) for page in (bytes(PAGE_BYTES), gist, gone)] == [None, None, None]
-    same = canonical_pages(as_pages(bytes(gist)), 0).pages
-    assert same.tobytes() == bytes(gist)
+    gone_gist = page_with([], special=BTREE_SPECIAL, tail=opaque(0x03, 0xFF81))
+    assert [digest(page) for page in (bytes(PAGE_BYTES), spgist, gone, gone_gist)] == [None] * 4
+    same = canonical_pages(as_pages(bytes(spgist)), 0).pages
+    assert same.tobytes() == bytes(spgist)
+
+
+def gist_page(flags: int, *, flag: int = NORMAL, nsn: int = 0, rightlink: int = 0, key: bytes = b"when") -> bytearray:
+    tail = struct.pack("<IIIHH", 0, nsn, rightlink, flags, 0xFF81)
+    return page_with([(NORMAL, b"first key"), (flag, key)], special=BTREE_SPECIAL, tail=tail)
+
+
+@pytest.mark.parametrize(
+    "other", [gist_page(0x09), gist_page(0x11), gist_page(0x01, nsn=77), gist_page(0x01, flag=DEAD)]
+)
+def test_what_a_gist_index_sets_without_wal_makes_no_difference(other: bytearray) -> None:
+    assert digest(gist_page(0x01)) == digest(other) is not None
+
+
+@pytest.mark.parametrize("other", [gist_page(0x01, key=b"whem"), gist_page(0x01, rightlink=3), gist_page(0x05)])
+def test_what_wal_determines_of_a_gist_index_makes_one(other: bytearray) -> None:
+    assert digest(gist_page(0x01)) != digest(other) is not None
+
+
+def test_a_gist_page_is_never_written_in_that_form() -> None:
+    """A search tells by the LSN of the last split whether it must go to the right (gist/README, concurrency control)."""
+    page = gist_page(0x19, nsn=77)
+    found = canonical_pages(as_pages(bytes(page)), 0, keep_all_visible=True)
+    assert found.pages.tobytes() == bytes(page) and not found.fit[0] and not found.hinted[0]
 
 
 @pytest.mark.parametrize(("lower", "upper"), [(65_000, 65_100), (9_000, 9_100), (4_000, 3_000), (10, 8_000)])
@@ -147,3 +172,9 @@ def test_the_form_of_a_form_is_itself_and_pages_do_not_touch_each_other(
     assert fit[0] and fit[2]
     alone = canonical_pages(as_pages(pages[:PAGE_BYTES]), 0).pages
     assert alone[0].tobytes() == once[0].tobytes()
+
+
+def test_a_gist_page_is_told_from_others() -> None:
+    assert is_gist(bytes(gist_page(0x01)))
+    others = (page_with([(NORMAL, tuple_of())]), page_with([], special=BTREE_SPECIAL, tail=opaque(0x01)))
+    assert not any(is_gist(bytes(page)) for page in others)
