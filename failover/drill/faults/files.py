@@ -20,6 +20,8 @@ from replication.page import PAGE_BYTES, lsn_of
 _TRIES = 24
 _CHANGES_WITHIN_S = 20.0
 _LOOK_EVERY_S = 0.2
+_MISLED = "SELECT count(*) FROM pg_check_visible($1::text::regclass)"
+"""Rows that the map calls visible to all and that are not. Pruning may have made it true meanwhile, and then nobody is misled."""
 _TOAST = "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = $1::regclass AND reltoastrelid <> 0"
 _OLDEST_XID = "SELECT oldest_xid::text FROM pg_control_checkpoint()"
 _REDO = "SELECT (redo_lsn - '0/0')::bigint FROM pg_control_checkpoint()"
@@ -162,8 +164,16 @@ class FileFaults:
 
     async def visibility_map(self, relation: str) -> str:
         """The map as it was: it calls rows visible to all that were deleted since."""
-        await self._files.on_primary(f"VACUUM {relation}")
-        return await self._put_back(relation, "_vm", damage.calls_more_visible, checkpoint=True)
+        await self._files.on_primary("CREATE EXTENSION IF NOT EXISTS pg_visibility")
+        for _ in range(_TRIES):
+            await self._files.on_primary(f"VACUUM {relation}")
+            said = await self._put_back(relation, "_vm", damage.calls_more_visible, checkpoint=True)
+            try:
+                if int(await self._files.value(_MISLED, relation)):
+                    return said
+            except ClusterAway:
+                return said  # it was found at once
+        raise NotInjected(f"what the old map of {relation} says has become true again each time")
 
     async def _put_back(
         self, relation: str, fork: str, may: Callable[[bytes, bytes], bool], *, checkpoint: bool
