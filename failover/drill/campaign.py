@@ -195,7 +195,7 @@ _NAMED_WITHIN_S = 60.0
 _CHECKPOINT_EVERY_S = 20.0
 _FULL, _FULL_FOR_S, _REFUSED_MAX = "disk full", 8.0, 10_000
 """A PostgreSQL that lives on with a full disk is not replaced for it: an alarm says so, and bookings are refused cleanly until there is
-room (DESIGN section 5, policy). So the disk is not kept full until somebody is named."""
+room (DESIGN section 4). So the disk is not kept full until somebody is named."""
 
 
 def campaign(seed: int, count: int) -> list[Scenario]:

@@ -70,3 +70,10 @@ def test_times_to_the_verdict_and_wrong_names_are_shown() -> None:
     assert (given, right, len(wrong)) == (4, 2, 2)
     assert [line.partition(":")[0] for line in undetected(reports)] == ["002 stale page"]
     assert set(CLASSES) >= PROCESS_CLASSES
+
+
+def test_a_full_disk_may_refuse_bookings_for_a_short_while_and_nothing_else_may() -> None:
+    for scenario in campaign(26, len(CLASSES)):
+        expect, is_full = scenario.expect, scenario.name.endswith(" disk full")
+        assert (expect.failed_max > 0) is is_full
+        assert not is_full or 0 < expect.named_within_s < expect.gap_ms_max / 1000
