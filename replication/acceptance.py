@@ -13,7 +13,7 @@ _STARTS = (actions.StartPrimary, actions.StartStandby, actions.InitDb)
 _WHILE_STOPPED = (actions.InitDb, actions.StartPrimary, actions.StartStandby, actions.CompareWal, actions.Rebuild)
 _ON_RUNNING_PRIMARY = (
     actions.ApplySchema, actions.SetStage, actions.SetNames, actions.Grow, actions.EnsureSlot, actions.Checkpoint,
-    actions.Reindex,
+    actions.Reindex, actions.DropMaps,
 )  # fmt: skip
 _ON_RUNNING_STANDBY = (actions.Promote, actions.Certify, actions.ReadPlaces)
 

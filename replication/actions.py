@@ -141,6 +141,13 @@ class Reindex(msgspec.Struct, frozen=True, tag="reindex"):
     incarnation: str
 
 
+class DropMaps(msgspec.Struct, frozen=True, tag="drop_maps"):
+    """On an open primary: throw the visibility maps of the tables that these places lie in away."""
+
+    places: tuple[Place, ...]
+    incarnation: str
+
+
 class CheckReceipts(msgspec.Struct, frozen=True, tag="check_receipts"):
     """On a primary that is not open yet, or a standby that was restarted while it was being promoted: are these acknowledged
     writes all there? (`receipts_found` in the report). A standby has replayed all of its WAL first.
@@ -172,6 +179,7 @@ Op = (
     | ReadPlaces
     | CheckReceipts
     | Reindex
+    | DropMaps
 )
 
 

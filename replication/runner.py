@@ -13,6 +13,7 @@ from replication import actions
 from replication.acceptance import Refused, Situation, is_final, refusal
 from replication.actions import Action, Op, op_name
 from replication.check_receipts import check_receipts
+from replication.drop_maps import drop_maps
 from replication.ending import fence_node, stop, unfence
 from replication.errors import SQL_ERRORS, ActionFailed, ReplicationError, StateError
 from replication.intent import intent
@@ -54,6 +55,7 @@ _PERFORMERS: dict[type[Any], Callable[[LocalNode, Any, int], Awaitable[Outcome]]
     actions.ReadPlaces: read_places,
     actions.CheckReceipts: check_receipts,
     actions.Reindex: reindex,
+    actions.DropMaps: drop_maps,
 }
 
 

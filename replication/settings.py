@@ -59,7 +59,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     checks_every_s: float = 5.0
     """pg_control, WAL, kernel counters."""
     relation_checks_share: float = 0.03
-    """amcheck, visibility and missing files: at most this share of the time."""
+    """amcheck with missing files, and visibility maps: each at most this share of the time."""
 
 
 def load(path: Path) -> AgentSettings:

@@ -19,7 +19,7 @@ from failover.core.incident import note_cause_of_death, note_damage, note_receip
 from failover.core.invariants import InvariantViolation, check_plan, check_step
 from failover.core.model import Decision, Observation, Pending, Policy, Reply, State
 from failover.core.opening import open_primary
-from failover.core.repairing import repair_alone
+from failover.core.repairing import drop_maps, repair_alone
 from failover.core.settle import settle
 from failover.core.standing_by import shrink, tend_standby
 from failover.core.starting import first_start, start_dead_primary
@@ -40,6 +40,7 @@ RULES: tuple[Callable[[Context], Plan | None], ...] = (
     start_dead_primary,
     open_primary,
     shrink,
+    drop_maps,
     repair_alone,
     note_receipts,
     tend_standby,

@@ -10,7 +10,7 @@ from failover.core.diagnose import diagnose_primary
 from failover.core.incident import may_close, open_incident
 from failover.core.lone_rule import receipts_found
 from failover.core.model import IncidentEvent, State, TermRecord, Transition, TransitionKind, Verdict
-from failover.core.node_faults import convicting_faults, damaged_places
+from failover.core.node_faults import convicting_faults, damaged_places, places_of_maps
 from replication.actions import CheckReceipts, Fence, Op, Promote, ReadPlaces, StartStandby
 from replication.model import Cause, FaultKind, NodeReport, Place, Postmaster, Role, Stage
 
@@ -259,6 +259,7 @@ def _with_new_primary(context: Context, transition: Transition, report: NodeRepo
         ),
         waits_for_peer_since_ms=None,
         may_open_alone=True,
+        maps_due=places_of_maps(context.record(transition.former)),
     )
     changes: dict[str, object] = {
         "eligible": False,

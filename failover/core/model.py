@@ -223,6 +223,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     redo_failed_ms: int = 0
     reindexed: tuple[Place, ...] = ()
     """As a primary that was left alone: places over which the indexes were made anew."""
+    maps_due: tuple[Place, ...] = ()
+    """As a primary: the visibility maps there are to be thrown away. They were wrong on the one before it, and WAL copies them."""
     confirmed_flush_lsn: int | None = None
     """Highest flush LSN that it was seen to confirm, on `confirmed_timeline`."""
     confirmed_timeline: int | None = None

@@ -47,6 +47,12 @@ def damaged_places(record: NodeRecord) -> tuple[Place, ...]:
     return tuple(place for fault in record.faults for place in fault.places)
 
 
+def places_of_maps(record: NodeRecord) -> tuple[Place, ...]:
+    """Where a visibility map is proved wrong on this node."""
+    wrong = [fault for fault in record.faults if fault.kind is FaultKind.VM_CORRUPT and fault.is_proof]
+    return tuple(place for fault in wrong for place in fault.places)
+
+
 def _seen_by_servers(state: State, observation: Observation, name: str) -> list[Fault]:
     """What this term's primary itself answered to a server's own statements."""
     if name != state.primary or state.transition is not None:

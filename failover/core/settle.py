@@ -15,6 +15,7 @@ from replication.actions import (
     Certify,
     CheckReceipts,
     CompareWal,
+    DropMaps,
     Grow,
     ReadPlaces,
     Rebuild,
@@ -112,6 +113,9 @@ def _succeeded(state: State, name: str, pending: Pending, report: NodeReport) ->
         faults = tuple(fault for fault in state.nodes[name].faults if fault.kind is not FaultKind.INDEX_CORRUPT)
         state = msgspec.structs.replace(state, incident_since_ms=state.now_ms, incident_receipts_are_new=False)
         return with_node(state, name, reindexed=op.places, faults=faults)
+    if isinstance(op, DropMaps):
+        faults = tuple(fault for fault in state.nodes[name].faults if fault.kind is not FaultKind.VM_CORRUPT)
+        return with_node(state, name, maps_due=(), faults=faults)
     if isinstance(op, Rebuild):
         return with_node(
             state,
@@ -124,6 +128,7 @@ def _succeeded(state: State, name: str, pending: Pending, report: NodeReport) ->
             faults=(),
             places_read=(),
             reindexed=(),
+            maps_due=(),
             redo_failure=None,
             confirmed_flush_lsn=None,
             confirmed_timeline=None,

@@ -64,6 +64,7 @@ TABLE: tuple[Row, ...] = (
     Row("standby.lost", "standby", "lost, and the list is empty already", "journal: not eligible", ("standby.start",)),
     Row("standby.shrink", "standby", "lost for standby_lost_ms while the primary is proved well", "journal: not eligible, then relax", ("standby.start", "standby.rebuild_needed")),
     Row("primary.reindex", "standby", "the primary carries damage of content or indexes, and nothing may take its place", "reindex the tables that it lies in", ("incident.receipts", "standby.rebuild")),
+    Row("primary.drop_maps", "standby", "a visibility map was wrong on the primary before this one, or is on this one and nothing may take its place", "throw it away; WAL carries that to the standby", ("standby.rebuild", "standby.start")),
     Row("standby.rebuild_needed", "standby", "its data directory is not whole, its slot is lost, it carries an integrity fault, or it never streams", "journal", ("standby.slot", "standby.rebuild")),
     Row("standby.disqualified", "standby", "it must be rebuilt and is still eligible", "journal: not eligible", ("standby.shrink",)),
     Row("standby.fence", "standby", "it must be rebuilt and still runs", "fence", ("standby.slot", "standby.rebuild")),

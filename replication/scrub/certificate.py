@@ -15,7 +15,7 @@ from replication.model import Certificate
 from replication.scrub.compare_service import CompareService
 from replication.scrub.ledger_service import LedgerService
 from replication.scrub.page_service import PageScrub
-from replication.scrub.relation_checks import RelationChecks
+from replication.scrub.rotation import Rotation
 from replication.wall_clock import wall_now
 from replication.wire.errors import WireError
 
@@ -42,7 +42,7 @@ class _Begun(msgspec.Struct, frozen=True):
     own_redo_lsn: int
     page_passes: int
     compare_passes: int
-    relations_turn: int
+    turns: tuple[int, ...]
 
 
 class Certifier:
@@ -54,14 +54,14 @@ class Certifier:
         pages: PageScrub,
         ledger: LedgerService,
         compare: CompareService,
-        relations: RelationChecks,
+        rotations: tuple[Rotation, ...],
         faults: Callable[[], bool],
     ) -> None:
         self._local = local
         self._pages = pages
         self._ledger = ledger
         self._compare = compare
-        self._relations = relations
+        self._rotations = rotations
         self._has_faults = faults
 
     async def run(self) -> None:
@@ -94,7 +94,7 @@ class Certifier:
             own_redo_lsn=facts.redo_lsn,
             page_passes=self._passes(),
             compare_passes=self._compared(),
-            relations_turn=self._relations.turn,
+            turns=tuple(rotation.turn for rotation in self._rotations),
         )
 
     def _may_go_on(self, begun: _Begun) -> bool:
@@ -109,7 +109,7 @@ class Certifier:
         return (
             self._passes() >= begun.page_passes + 2
             and self._compared() >= begun.compare_passes + 2
-            and self._relations.has_seen_all_since(begun.relations_turn)
+            and all(map(Rotation.has_seen_all_since, self._rotations, begun.turns))
             and ledger is not None
             and ledger.problem is None
             and ledger.verified_lsn >= begun.own_redo_lsn

@@ -17,7 +17,9 @@ from replication.scrub.page_judge import PageJudge
 from replication.scrub.page_service import PageScrub
 from replication.scrub.post_mortem import PostMortem
 from replication.scrub.relation_checks import RelationChecks
+from replication.scrub.rotation import Rotation
 from replication.scrub.status_compare import StatusCompare
+from replication.scrub.visibility import VisibilityChecks
 
 _REST_S_MIN = 0.05
 _IDLE_S = 1.0
@@ -41,7 +43,10 @@ class Scrub:
         self.post_mortem = PostMortem(local, findings, self.ledger)
         self._settings = local.node.settings
         self._control = ControlWatch(local, findings)
-        self._relations = RelationChecks(local, findings)
+        self._rotations = {
+            "relations": RelationChecks(local, findings).rotation,
+            "visibility": VisibilityChecks(local, findings).rotation,
+        }
         self._kernel = KernelWatch(local, findings)
         self._memory = memory = local.memory
         self._certifier = Certifier(
@@ -49,7 +54,7 @@ class Scrub:
             self.pages,
             self.ledger,
             self.compare,
-            self._relations,
+            tuple(self._rotations.values()),
             lambda: bool(memory.log_faults.faults() or memory.upstream_faults.faults()),
         )
 
@@ -76,9 +81,11 @@ class Scrub:
                 loops.create_task(self._certifier.run(), name="scrub-certify")
                 loops.create_task(self._every(self._control.look), name="scrub-control")
                 loops.create_task(self._every(self._kernel.look), name="scrub-kernel")
-                loops.create_task(self._within_share(self._relations.look), name="scrub-relations")
+                for name, rotation in self._rotations.items():
+                    loops.create_task(self._within_share(rotation), name=f"scrub-{name}")
         finally:
-            self._relations.close()
+            for rotation in self._rotations.values():
+                rotation.close()
             self._kernel.close()
 
     async def _every(self, look: Callable[[], Awaitable[None]]) -> None:
@@ -86,14 +93,19 @@ class Scrub:
             await asyncio.sleep(self._settings.checks_every_s)
             await look()
 
-    async def _within_share(self, look: Callable[[], Awaitable[None]]) -> None:
+    async def _within_share(self, rotation: Rotation) -> None:
         """At most this share of the time, and never without a rest."""
         while True:
-            while self._memory.scrub_pause.is_on:
+            while self._memory.scrub_pause.is_on or not await rotation.ready():
                 await asyncio.sleep(_IDLE_S)
             began_s = time.monotonic()
-            await look()
+            await rotation.look()
             took_s = time.monotonic() - began_s
-            await asyncio.sleep(
-                max(_REST_S_MIN, took_s / (self._settings.relation_checks_share * self._memory.scrub_pace.share()))
-            )
+            share, pace = self._settings.relation_checks_share, self._memory.scrub_pace.share()
+            await asyncio.sleep(rest_s(took_s, share, pace))
+
+
+def rest_s(took_s: float, share: float, pace: float) -> float:
+    """After a look that `took_s`, so that looks take at most `share` of the time; `pace` of that on busy processors, but a look
+    that was short is followed by another within a second all the same. Pure."""
+    return max(_REST_S_MIN, min(took_s / (share * pace), max(took_s / share, _IDLE_S)))

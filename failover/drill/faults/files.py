@@ -20,6 +20,7 @@ from replication.page import PAGE_BYTES, lsn_of
 _TRIES = 24
 _CHANGES_WITHIN_S = 20.0
 _LOOK_EVERY_S = 0.2
+_VACUUM_EVERY_S = 4.0
 _MISLED = "SELECT count(*) FROM pg_check_visible($1::text::regclass)"
 """Rows that the map calls visible to all and that are not. Pruning may have made it true meanwhile, and then nobody is misled."""
 _TOAST = "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = $1::regclass AND reltoastrelid <> 0"
@@ -165,24 +166,35 @@ class FileFaults:
     async def visibility_map(self, relation: str) -> str:
         """The map as it was: it calls rows visible to all that were deleted since."""
         await self._files.on_primary("CREATE EXTENSION IF NOT EXISTS pg_visibility")
-        for _ in range(_TRIES):
+        until_s = time.monotonic() + _CHANGES_WITHIN_S
+        why = f"what the old map of {relation} says has become true again each time"
+        while time.monotonic() < until_s:
             await self._files.on_primary(f"VACUUM {relation}")
-            said = await self._put_back(relation, "_vm", damage.calls_more_visible, checkpoint=True)
             try:
-                if int(await self._files.value(_MISLED, relation)):
-                    return said
-            except ClusterAway:
-                return said  # it was found at once
-        raise NotInjected(f"what the old map of {relation} says has become true again each time")
+                said = await self._put_back(
+                    relation, "_vm", damage.calls_more_visible, checkpoint=True, within_s=_VACUUM_EVERY_S
+                )
+            except NotInjected as nothing:
+                why = str(nothing)
+                continue
+            if int(await self._files.value(_MISLED, relation)):
+                return said
+        raise NotInjected(why)
 
     async def _put_back(
-        self, relation: str, fork: str, may: Callable[[bytes, bytes], bool], *, checkpoint: bool
+        self,
+        relation: str,
+        fork: str,
+        may: Callable[[bytes, bytes], bool],
+        *,
+        checkpoint: bool,
+        within_s: float = _CHANGES_WITHIN_S,
     ) -> str:
         await self._files.can_evict()
         path = await self._files.path(relation, fork)
         await self._files.evict(relation)
         before = await asyncio.to_thread(read, path)
-        until_s = time.monotonic() + _CHANGES_WITHIN_S
+        until_s = time.monotonic() + within_s
         while time.monotonic() < until_s:
             await asyncio.sleep(_LOOK_EVERY_S)
             if checkpoint:
@@ -201,7 +213,7 @@ class FileFaults:
             block = self._random.choice(changed)
             if await self._stays(relation, path, {block: damage.page_of(before, block)}):
                 return self._said(relation, path, [block])
-        raise NotInjected(f"no page of {relation} changed and then stayed within {_CHANGES_WITHIN_S:.0f} s")
+        raise NotInjected(f"no page of {relation} changed and then stayed within {within_s:.0f} s")
 
     async def truncated(self, relation: str) -> str:
         """The second half of a table's file is gone."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from replication.scrub.relation_checks import Target, next_target
+import pytest
+
+from replication.scrub.rotation import Target, next_target
+from replication.scrub.service import rest_s
 
 
 def target(oid: int) -> Target:
@@ -33,3 +36,28 @@ def test_a_new_relation_comes_first_and_nothing_is_no_error() -> None:
     assert found.oid == 16_500
     alone = next_target([target(16_400)], {}, 5)
     assert alone is not None, "no catalogs to look at: its turn is given to what there is"
+
+
+@pytest.mark.parametrize(
+    ("took_s", "pace", "rests_s"),
+    [
+        (0.01, 1.0, 0.01 / 0.03),
+        (0.01, 0.1, 1.0),
+        (0.001, 1.0, 0.05),
+        (0.001, 0.1, 0.001 / 0.003),
+        (3.0, 0.1, 100.0),
+    ],
+)
+def test_a_short_look_is_followed_by_another_within_a_second_on_the_busiest_machine(
+    took_s: float, pace: float, rests_s: float
+) -> None:
+    assert rest_s(took_s, 0.03, pace) == pytest.approx(rests_s)
+
+
+def test_catalogs_have_every_fourth_turn_where_it_is_said_so() -> None:
+    targets = [target(oid) for oid in (1259, 16_400, 16_401)]
+    looked: dict[int, int] = {}
+    for turn in range(1, 13):
+        found = next_target(targets, looked, turn, 4)
+        assert found is not None and (found.oid == 1259) is (turn % 4 == 0)
+        looked[found.oid] = turn
