@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable
@@ -153,6 +154,9 @@ class Memory:
         self.log_faults = LogFaults(node.name)
         self.upstream_faults = LogFaults(node.name)
         self.redo_failure: RedoFailure | None = None
+        self.looked_back = asyncio.Event()
+        """Not while the files are looked at for what a process died of (scrub/post_mortem); a rebuild waits for that."""
+        self.looked_back.set()
         self._fault_since: dict[FaultKind, str] = {}
 
     def progress(self, fraction: float) -> None:

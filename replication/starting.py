@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import structlog
@@ -18,6 +19,7 @@ from replication.local_node import LocalNode, Outcome
 from replication.model import FaultKind, Reason
 from replication.rebuild import rebuild
 from replication.scrub.findings import Findings
+from replication.scrub.post_mortem import WITHIN_S
 from replication.self_test import SelfTestFailed, self_test
 from replication.slots import ensure_slots
 from replication.threads import in_thread
@@ -27,6 +29,7 @@ from replication.wire.errors import WireError
 _log = structlog.get_logger()
 
 _SELF_TEST_S = 120.0
+_LOOK_BACK_S = WITHIN_S + 1.0
 
 
 async def start_primary(local: LocalNode, op: StartPrimary, revision: int) -> Outcome:
@@ -79,6 +82,9 @@ async def compare_with_peer(local: LocalNode, op: CompareWal, revision: int) -> 
 
 async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
     """Replace the data directory; until the end it counts as half-built and cannot be started."""
+    with contextlib.suppress(TimeoutError):  # it ends by itself before
+        async with asyncio.timeout(_LOOK_BACK_S):
+            await local.memory.looked_back.wait()
     if op.self_test_mb:
         await _test_disk(local, op.self_test_mb, revision)
     await in_thread(data_directory.mark_building, local.node, "rebuild")

@@ -14,7 +14,7 @@ from failover.core.candidate import (
 from failover.core.context import STOPPED, Context, Plan, disqualified, slot_name, standby_name, walsender_of, with_node
 from failover.core.model import NodeRecord
 from replication.actions import Certify, EnsureSlot, Fence, Grow, Rebuild, SetNames, StartStandby
-from replication.model import Cause, DataDirectory, FaultKind, NodeReport, Postmaster, Stage
+from replication.model import Cause, DataDirectory, Fault, FaultKind, NodeReport, Postmaster, Stage
 
 _SLOT_GONE = ("lost", "unreserved")
 _UNSTREAMED_STARTS_MAX = 2
@@ -40,13 +40,22 @@ def shrink(context: Context) -> Plan | None:
     return None
 
 
-def primary_is_well(context: Context, primary: NodeReport) -> bool:
-    """Its SQL and disk probes succeed and it carries no integrity or storage fault: the loss is not its own doing."""
+def primary_is_well(context: Context, name: str, primary: NodeReport) -> bool:
+    """Its SQL and disk probes succeed and it carries no integrity or storage fault: the loss is not its own doing. A gap in WAL
+    that the standby has from it does not count: the pages that were written by that WAL are the primary's alone."""
     probes_ok = primary.disk is not None and primary.disk.ok and primary.sql is not None and primary.sql.ok
     record_faults = context.record(primary.node).faults
+    standby = context.record(name)
     return probes_ok and not any(
-        fault.kind.cause.value in _INTEGRITY_OR_STORAGE for fault in (*primary.faults, *record_faults)
+        fault.kind.cause.value in _INTEGRITY_OR_STORAGE and not _is_shared_gap(fault, standby)
+        for fault in (*primary.faults, *record_faults)
     )
+
+
+def _is_shared_gap(fault: Fault, standby: NodeRecord) -> bool:
+    """WAL that neither node can read, in the same segments."""
+    lacking = {place for one in standby.faults if one.kind is FaultKind.WAL_CORRUPT for place in one.places}
+    return fault.kind is FaultKind.WAL_CORRUPT and bool(fault.places) and set(fault.places) <= lacking
 
 
 def may_relax(context: Context, name: str, primary: NodeReport) -> bool:
@@ -54,7 +63,7 @@ def may_relax(context: Context, name: str, primary: NodeReport) -> bool:
     while that standby may hold the good copy."""
     if may_hold_the_good_copy(context, name):
         return context.record(name).rebuild_accepts_damage
-    return primary_is_well(context, primary) or context.record(name).rebuild_accepts_damage
+    return primary_is_well(context, name, primary) or context.record(name).rebuild_accepts_damage
 
 
 def must_relax(context: Context, name: str, primary: NodeReport) -> bool:

@@ -53,7 +53,15 @@ RIGHT: dict[str, frozenset[str]] = {
     "stale page": frozenset({"stale_page", "lost_write", "row_missing"}),
     "second write lost": _LOST,
     "misdirected page": frozenset(
-        {"misdirected_write", "stale_page", "lost_write", "index_corrupt", "page_corrupt", "row_missing"}
+        {
+            "misdirected_write",
+            "stale_page",
+            "lost_write",
+            "index_corrupt",
+            "page_corrupt",
+            "row_missing",
+            "seal_mismatch",
+        }
     ),
     "altered row": frozenset(
         {"seal_mismatch", "page_corrupt", "index_corrupt", "diverged", "stale_page", "row_missing"}

@@ -31,7 +31,8 @@ CRASHED = re.compile(r"was terminated by signal (?:6|7|11)\b")
 """SIGABRT, SIGBUS and SIGSEGV (signal(7)): nobody sends these, a process earns them (src/backend/postmaster/postmaster.c)."""
 _FIRST_NORMAL_OID = 16_384
 _SUSPECTS_MAX = 6
-_WITHIN_S = 2.0
+WITHIN_S = 5.0
+"""Nobody waits for it but the rebuild of this node."""
 
 
 class PostMortem:
@@ -41,13 +42,23 @@ class PostMortem:
         self._local = local
         self._findings = findings
         self._ledger = ledger
+        self.looks = 0
+        """How many have ended."""
 
     async def look(self) -> None:
         """Raises nothing but cancellation: what is gone already cannot be looked at."""
+        self._local.memory.looked_back.clear()
+        try:
+            await self._look()
+        finally:
+            self.looks += 1
+            self._local.memory.looked_back.set()
+
+    async def _look(self) -> None:
         facts = self._local.memory.sql.facts
         timeline = facts.timeline if facts is not None else None
         try:
-            async with asyncio.timeout(_WITHIN_S):
+            async with asyncio.timeout(WITHIN_S):
                 for lsn, relation, block in await self._suspects():
                     if timeline is not None and await self._is_of_elsewhere(timeline, relation, block, lsn):
                         await self._found(relation, block, lsn)

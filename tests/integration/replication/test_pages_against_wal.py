@@ -327,5 +327,7 @@ async def test_a_crash_alone_accuses_no_page(tmp_path: Path) -> None:
         await a.node.wait(lambda report: report.ledger is not None and report.ledger.read_to_lsn >= lsn - 8192)
         os.kill(await a.connection.fetchval("SELECT pg_backend_pid()"), signal.SIGSEGV)
         await a.node.wait(lambda report: report.postmaster is Postmaster.EXITED)
-        await asyncio.sleep(2)  # longer than it looks for
+        async with asyncio.timeout(20):
+            while not a.node.running.scrub.post_mortem.looks:
+                await asyncio.sleep(0.05)
         assert (await a.node.report()).faults == ()

@@ -52,6 +52,22 @@ async def test_a_rebuild_gives_a_whole_node_that_is_certified(tmp_path: Path, bi
         assert certificate.timeline == 1
 
 
+async def test_a_rebuild_waits_while_the_files_are_looked_at_for_what_a_process_died_of(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as pair:
+        await pair.a.first_start()
+        await pair.a.act(actions.EnsureSlot("locum_b"))
+        looked_back = pair.b.running.memory.looked_back
+        looked_back.clear()
+        status, _ = await pair.b.send(await pair.b.action(rebuild("n1")))
+        assert status == 202
+        seen = [await pair.b.report() for _ in range(40)]
+        assert {(one.doing.op if one.doing is not None else None, one.data) for one in seen} == {
+            ("rebuild", DataDirectory.EMPTY)
+        }
+        looked_back.set()
+        await pair.b.wait(lambda report: report.data is DataDirectory.PRESENT)
+
+
 @versions
 async def test_a_damaged_index_and_a_damaged_table_fail_the_certificate(tmp_path: Path, bindir: Path | None) -> None:
     async with two_nodes(tmp_path, bindir=bindir) as pair:

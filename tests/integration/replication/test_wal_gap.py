@@ -1,0 +1,45 @@
+"""WAL that a standby cannot read: its own disk lost it, or its primary's did and sent what was left."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from replication.model import WAL_SEGMENT_BYTES, FaultKind, Place
+from replication.page import PAGE_BYTES
+from replication.wal_files import segment_name
+from tests.nodes import NodeUnderTest, two_nodes
+
+_PAGES = 40
+
+
+def lose_pages(node: NodeUnderTest, lsn: int) -> str:
+    """Four pages of WAL that holds this LSN are zero, as when a write of them was lost: the path of its segment."""
+    path = f"pg_wal/{segment_name(1, lsn // WAL_SEGMENT_BYTES)}"
+    with (node.settings.data_dir / path).open("r+b") as file:
+        file.seek(lsn % WAL_SEGMENT_BYTES // PAGE_BYTES * PAGE_BYTES)
+        file.write(bytes(4 * PAGE_BYTES))
+    return path
+
+
+@pytest.mark.parametrize("both", [True, False])
+async def test_the_node_whose_disk_lost_it_is_named(tmp_path: Path, both: bool) -> None:
+    async with two_nodes(tmp_path, checks_every_s=0.5) as pair:
+        await pair.stream()
+        connection = await pair.a.connect()
+        await connection.execute("SELECT pg_switch_wal()")
+        lsn = await connection.fetchval("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint") + 16 * PAGE_BYTES
+        await connection.execute("INSERT INTO appointment SELECT i, repeat('x', 150) FROM generate_series(1, 4000) i")
+        end = await connection.fetchval("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint")
+        assert end > lsn + _PAGES * PAGE_BYTES
+        await pair.b.wait(lambda report: (report.replay_lsn or 0) >= end)
+        paths = {lose_pages(node, lsn) for node in ((pair.a, pair.b) if both else (pair.b,))}
+        report = await pair.b.wait(lambda report: report.faults, deadline_s=20)
+        (own,) = report.faults
+        places = (Place(path=paths.pop()),)
+        assert own.kind is FaultKind.WAL_CORRUPT and own.is_proof and own.places == places
+        found = [(fault.kind, fault.is_proof, fault.places) for fault in report.upstream_faults]
+        assert found == ([(FaultKind.WAL_CORRUPT, True, places)] if both else [])
+        await asyncio.wait_for(connection.close(), 5)
