@@ -6,6 +6,9 @@ that what a disk has made of it reaches the standby. The truncation is in WAL to
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 import asyncpg
 import structlog
 
@@ -14,18 +17,19 @@ from replication.errors import ActionFailed
 from replication.local_node import LocalNode, Outcome
 from replication.model import FaultKind, Reason
 from replication.relations import Relation, relations_of
+from replication.retries import lock_refused
 from replication.sql_write import bounded
 
 _log = structlog.get_logger()
 
-_DEADLINE_S = 30.0
-_LOCK_WITHIN = "SET lock_timeout = '3s'"
+_DEADLINE_S = 10.0
+_LOCK_WITHIN = "SET lock_timeout = '100ms'"
 _DROP = "SELECT pg_truncate_visibility_map($1::bigint::oid::regclass)"
 _WITH_MAPS = "rtm"
 
 
 async def drop_maps(local: LocalNode, op: DropMaps, revision: int) -> Outcome:
-    """The maps of the tables that these places lie in. Each is locked for a moment.
+    """The maps of the tables that these places lie in. Each is locked for a moment, for which nobody waits longer than 0.1 s.
 
     Raises ActionFailed(FAILED) when a table cannot be locked or its map cannot be cut off; it may be tried again.
     """
@@ -40,7 +44,7 @@ async def drop_maps(local: LocalNode, op: DropMaps, revision: int) -> Outcome:
 async def _one(relation: Relation) -> str:
     try:
         await relation.connection.execute(_LOCK_WITHIN)
-        work = relation.connection.execute(_DROP, relation.oid)
+        work: Coroutine[Any, Any, str] = lock_refused()(relation.connection.execute, _DROP, relation.oid)
         what = f"throwing the visibility map of {relation.name} away"
         await bounded(relation.connection, work, deadline_s=_DEADLINE_S, what=what)
     except asyncpg.PostgresError as error:

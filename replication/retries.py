@@ -66,3 +66,13 @@ def replay_conflicts(*, every_ms: int = 500, deadline_ms: int = 60_000) -> Async
         retry=retry_if_exception_type(asyncpg.SerializationError),
         reraise=True,
     )
+
+
+def lock_refused(*, every_ms: int = 200, deadline_ms: int = 5_000) -> AsyncRetrying:
+    """Ask for a lock again that was not to be had within `lock_timeout`: whoever waits for a lock holds up all who come later."""
+    return AsyncRetrying(
+        wait=wait_fixed(every_ms / 1000),
+        stop=stop_after_delay(deadline_ms / 1000),
+        retry=retry_if_exception_type(asyncpg.LockNotAvailableError),
+        reraise=True,
+    )

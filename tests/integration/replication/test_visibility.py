@@ -141,6 +141,11 @@ async def test_a_lie_that_wal_has_copied_to_the_standby_is_thrown_away_on_both(t
         lies = [await one.fetchval(_UNSEEN) for one in (primary, standby)]
         assert all(lies), lies
         place, incarnation = Place(path=relation, block=0), (await pair.a.report()).incarnation or ""
+        async with primary.transaction():
+            await primary.execute("LOCK TABLE appointment IN ACCESS SHARE MODE")  # as a long question holds it
+            refused = await pair.a.act(DropMaps((place,), incarnation), ok=False)
+            assert "lock timeout" in refused.sentence
+        assert await primary.fetchval(_UNSEEN)
         await pair.a.act(DropMaps((place,), incarnation))
         assert await primary.fetchval(_UNSEEN) == 0
         async with asyncio.timeout(20):
