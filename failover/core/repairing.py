@@ -6,7 +6,7 @@ for maps that the former primary may have handed on.
 
 from __future__ import annotations
 
-from failover.core.candidate import CONTENT_FAULTS, INTEGRITY_FAULTS, is_eligible
+from failover.core.candidate import CONTENT_FAULTS, INTEGRITY_FAULTS, UNFIT_FAULTS, is_eligible
 from failover.core.context import Context, Plan
 from failover.core.node_faults import places_of_maps
 from replication.actions import DropMaps, Reindex
@@ -22,7 +22,8 @@ def drop_maps(context: Context) -> Plan | None:
     if name is None or report is None:
         return None
     record = context.record(name)
-    own = places_of_maps(record) if _is_alone(context) and not _is_for_a_person(context) else ()
+    is_needed = not _has_sound_standby(context) and not _is_for_a_person(context)
+    own = places_of_maps(record) if is_needed else ()
     places = (*record.maps_due, *(place for place in own if place not in record.maps_due))
     if not places:
         return None
@@ -54,6 +55,15 @@ def _idle_primary(context: Context) -> NodeReport | None:
 
 def _is_alone(context: Context) -> bool:
     return not any(is_eligible(record) for record in context.state.nodes.values())
+
+
+def _has_sound_standby(context: Context) -> bool:
+    """One that may take its place now or soon: a standby whose map lies too may not."""
+    return any(
+        is_eligible(context.record(name))
+        and not any(fault.kind in UNFIT_FAULTS for fault in context.record(name).faults)
+        for name in context.others(context.state.primary)
+    )
 
 
 def _is_for_a_person(context: Context) -> bool:

@@ -95,6 +95,8 @@ class ModelNode:
     checkpointer_hangs_until_ms: int = 0
     has_fault: bool = False
     fault_since_ms: int = 0
+    lie_found_ms: int | None = None
+    """A visibility map of it lies, and from then on its agent says so."""
     is_tainted: bool = False
     """It failed, another was promoted past it, and no rebuild and certificate have followed: for the checks only."""
     is_rebuilt: bool = False
@@ -210,7 +212,7 @@ class ModelNode:
             "disk": Probe(True, 10, 1),
             "sql": sql if process else None,
             "witness": witness,
-            "faults": (_FAULT,) if self.has_fault else (),
+            "faults": self._faults(now_ms),
             "doing": self._doing(),
             "results": tuple(self.results),
             "growth": self.growth,
@@ -226,6 +228,10 @@ class ModelNode:
         if process is None:
             return NodeReport(**common)  # type: ignore[arg-type]
         return NodeReport(**common, **self._of_process(process, now_ms))  # type: ignore[arg-type]
+
+    def _faults(self, now_ms: int) -> tuple[Fault, ...]:
+        lies = self.lie_found_ms is not None and now_ms >= self.lie_found_ms
+        return (*((_FAULT,) if self.has_fault else ()), *((_LIE,) if lies else ()))
 
     def _doing(self) -> Doing | None:
         if self.doing is None:
@@ -263,6 +269,7 @@ class ModelNode:
 
 
 _FAULT = Fault(FaultKind.PAGE_CORRUPT, 1.0, "", "a page of the model is corrupt", (), (Place("base/1/1", block=0),))
+_LIE = Fault(FaultKind.VM_CORRUPT, 1.0, "", "a map of the model lies", (), (Place("base/1/2", block=0),))
 
 
 def duration_ms(op: Op) -> int:

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 Outcome = tuple[bool, str | None]
 OK: Outcome = (True, None)
 WRONG: Outcome = (False, "wrong_state")
+LOOKS_AFTER_MS = (1_000, 4_000, 20_000)
+"""How long a node that was copied has a lie before its agent finds it."""
 
 
 def perform(world: World, node: ModelNode, action: Action) -> None:
@@ -259,6 +261,7 @@ def _rebuild(world: World, node: ModelNode, action: Action) -> Outcome:
         return False, "failed"  # pg_basebackup verifies checksums
     node.has_data, node.wal, node.timeline, node.has_fault = True, list(source.wal), source.timeline, False
     node.is_rebuilt = True
+    node.lie_found_ms = None if source.lie_found_ms is None else world.now_ms + world.random.choice(LOOKS_AFTER_MS)
     return OK
 
 
@@ -267,6 +270,17 @@ def _certify(world: World, node: ModelNode, action: Action) -> Outcome:
         return False, "failed"
     node.certificate = Certificate(node.name, node.timeline, len(node.wal), 1, ("model",), False, "")
     node.is_tainted = node.is_tainted and not node.is_rebuilt
+    return OK
+
+
+def _drop_maps(world: World, node: ModelNode, action: Action) -> Outcome:
+    """In WAL: it reaches whoever streams from here, and whoever will."""
+    if node.process is None or node.process.in_recovery:
+        return WRONG
+    node.lie_found_ms = None
+    for other in world.nodes.values():
+        if other.process is not None and other.process.upstream == node.name:
+            other.lie_found_ms = None
     return OK
 
 
@@ -300,7 +314,7 @@ OPERATIONS: dict[type[Any], Callable[[World, ModelNode, Action], Outcome]] = {
     Promote: _promote,
     Checkpoint: _checkpoint,
     Reindex: _checkpoint,
-    DropMaps: _checkpoint,
+    DropMaps: _drop_maps,
     Stop: _stop,
     Fence: _fence,
     Unfence: _unfence,
