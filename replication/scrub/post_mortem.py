@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections import defaultdict
+from typing import NamedTuple
 
 import structlog
 
 from replication.errors import ActionFailed
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, FaultKind, Place, format_lsn
+from replication.page import PAGE_BYTES
 from replication.relation_files import lsns_on_disk
 from replication.scrub import wal_blocks
 from replication.scrub.findings import Findings
@@ -23,16 +26,37 @@ from replication.scrub.ledger_service import LedgerService
 from replication.scrub.relation_path import fork_path
 from replication.scrub.wal_ledger import FIRST_LSN, Relation
 from replication.threads import in_thread
-from replication.wal_files import segment_name
+from replication.wal_files import segment_name, segment_start
 
 _log = structlog.get_logger()
 
 CRASHED = re.compile(r"was terminated by signal (?:6|7|11)\b")
 """SIGABRT, SIGBUS and SIGSEGV (signal(7)): nobody sends these, a process earns them (src/backend/postmaster/postmaster.c)."""
 _FIRST_NORMAL_OID = 16_384
-_SUSPECTS_MAX = 6
+_STRETCHES_MAX = 20
+_APART_BYTES = 1024 * 1024
+_RECORD_BYTES = 128 * 1024
+"""So far before its end a record begins: those with images of several pages are the longest that pages have."""
 WITHIN_S = 5.0
 """Nobody waits for it but the rebuild of this node."""
+
+
+class Suspect(NamedTuple):
+    """A page of this block bears this LSN on the disk."""
+
+    lsn: int
+    relation: Relation
+    block: int
+
+
+def by_stretch(suspects: list[Suspect]) -> list[list[Suspect]]:
+    """In stretches of WAL that are read in one go, the shortest first. Pure."""
+    stretches: list[list[Suspect]] = []
+    for suspect in sorted(suspects, key=lambda one: one.lsn):
+        if not stretches or suspect.lsn - stretches[-1][-1].lsn > _APART_BYTES:
+            stretches.append([])
+        stretches[-1].append(suspect)
+    return sorted(stretches, key=lambda one: one[-1].lsn - one[0].lsn)[:_STRETCHES_MAX]
 
 
 class PostMortem:
@@ -57,44 +81,53 @@ class PostMortem:
     async def _look(self) -> None:
         facts = self._local.memory.sql.facts
         timeline = facts.timeline if facts is not None else None
+        if timeline is None:
+            return
         try:
             async with asyncio.timeout(WITHIN_S):
-                for lsn, relation, block in await self._suspects():
-                    if timeline is not None and await self._is_of_elsewhere(timeline, relation, block, lsn):
-                        await self._found(relation, block, lsn)
+                all_suspects = await self._suspects()
+                _log.info("agent.post_mortem", pages_not_as_wal_has_them=len(all_suspects))
+                for stretch in by_stretch(all_suspects):
+                    enders = await self._enders(timeline, stretch[0].lsn, stretch[-1].lsn)
+                    for lsn, relation, block in stretch:
+                        if lsn in enders and (relation, block) not in enders[lsn]:
+                            await self._found(relation, block, lsn)
         except (OSError, TimeoutError) as error:
             _log.info("agent.post_mortem_broke_off", error=repr(error)[:200])
 
-    async def _suspects(self) -> list[tuple[int, Relation, int]]:
-        """Pages that are older on the disk than WAL has them, the oldest first: most were only not written yet."""
+    async def _suspects(self) -> list[Suspect]:
+        """Pages that are not on the disk as WAL has them: most were only not written yet."""
         ledger = self._ledger.ledger
         if ledger is None:
             return []
-        found: list[tuple[int, Relation, int]] = []
+        found: list[Suspect] = []
         for relation, lasts in ledger.known().items():
             path = await in_thread(fork_path, self._local.node.data_dir, relation)
             if path is None or relation.number < _FIRST_NORMAL_OID:
                 continue
             seen = await in_thread(lsns_on_disk, self._local.node.data_dir, path, sorted(lasts))
             found += [
-                (lsn, relation, block)
+                Suspect(lsn, relation, block)
                 for block, lsn in seen.items()
-                if lsn is not None and lsn >= FIRST_LSN and not lasts[block].floor <= lsn <= lasts[block].lsn
+                if lsn is not None and lsn >= FIRST_LSN and lsn != lasts[block].lsn
             ]
-        return sorted(found)[:_SUSPECTS_MAX]
+        return found
 
-    async def _is_of_elsewhere(self, timeline: int, relation: Relation, block: int, lsn: int) -> bool:
-        """By WAL from the segment before its own on, where that is there: it may be the first that a copy has."""
+    async def _enders(self, timeline: int, first: int, last: int) -> dict[int, set[tuple[Relation, int]]]:
+        """Of each record that ends from `first` to `last`, the blocks that it changed. WAL may begin with the segment of `first`."""
+        start = max(first - _RECORD_BYTES, 0) // PAGE_BYTES * PAGE_BYTES
         names = await in_thread(os.listdir, self._local.node.data_dir / "pg_wal")
-        number = (lsn - 1) // WAL_SEGMENT_BYTES
-        first = number - 1 if segment_name(timeline, number - 1) in names else number
+        if segment_name(timeline, start // WAL_SEGMENT_BYTES) not in names:
+            start = segment_start(first - 1)
         try:
-            refs, _ = await wal_blocks.read_refs_as_text(self._local.node, timeline, first * WAL_SEGMENT_BYTES, lsn)
+            refs, _ = await wal_blocks.read_refs_as_text(self._local.node, timeline, start, last)
         except ActionFailed as error:
             _log.info("agent.post_mortem_without_wal", error=str(error)[:200])
-            return False
-        enders = {(ref.relation, ref.block) for ref in refs if ref.end_lsn == lsn}
-        return bool(enders) and (relation, block) not in enders
+            return {}
+        enders: dict[int, set[tuple[Relation, int]]] = defaultdict(set)
+        for ref in refs:
+            enders[ref.end_lsn].add((ref.relation, ref.block))
+        return enders
 
     async def _found(self, relation: Relation, block: int, lsn: int) -> None:
         path = await in_thread(fork_path, self._local.node.data_dir, relation)
