@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,12 +14,13 @@ from replication.actions import Action, LeaseRenewal, Refusal
 from replication.api_copy import CopyApi
 from replication.api_scrub import ScrubApi
 from replication.errors import ActionFailed, StateError, WalUnavailable
-from replication.wal_service import answer_history, answer_wal_end, answer_wal_hash
+from replication.wal_service import answer_history, answer_wal_end, answer_wal_error, answer_wal_hash
 from replication.wall_clock import set_offset, wall_now
 from replication.wire.http import error_middleware, json_response, read_json, token_guard
 
 if TYPE_CHECKING:
     from replication.agent import Agent
+    from replication.local_node import LocalNode
 
 _FRESH_SQL_MS = 50
 _OBSERVE_DEADLINE_S = 0.1
@@ -49,6 +51,7 @@ def make_app(agent: Agent) -> web.Application:
             web.post("/v1/lease", api.renew_lease),
             web.get("/v1/wal/end", api.wal_end),
             web.get("/v1/wal/hash", api.wal_hash),
+            web.get("/v1/wal/error", api.wal_error),
             web.get("/v1/history", api.history),
             web.post("/v1/replay/pause", api.pause_replay),
             web.post("/v1/replay/resume", api.resume_replay),
@@ -151,12 +154,21 @@ class AgentApi:
 
     async def wal_hash(self, request: web.Request) -> web.Response:
         """SHA-256 of WAL bytes; 404 when they are not there."""
+        return await self._of_wal(request, answer_wal_hash)
+
+    async def wal_error(self, request: web.Request) -> web.Response:
+        """Where WAL cannot be read; 404 when so much is not flushed."""
+        return await self._of_wal(request, answer_wal_error)
+
+    async def _of_wal(
+        self, request: web.Request, answer: Callable[[LocalNode, int, int, int], Awaitable[object]]
+    ) -> web.Response:
         try:
             timeline, start, end = (int(request.query[key]) for key in ("timeline", "start", "end"))
         except (KeyError, ValueError) as error:
             raise web.HTTPBadRequest(text="timeline, start and end are needed, each an integer") from error
         try:
-            return json_response(await answer_wal_hash(self._agent.local, timeline, start, end))
+            return json_response(await answer(self._agent.local, timeline, start, end))
         except WalUnavailable as error:
             return json_response({"error": "not_found", "sentence": str(error)}, 404)
         except ActionFailed as error:

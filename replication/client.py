@@ -59,6 +59,13 @@ class WalHash(msgspec.Struct, frozen=True):
     timelines: tuple[int, ...]
 
 
+class WalError(msgspec.Struct, frozen=True):
+    """Where the node's WAL cannot be read, although it is flushed further; None: it can be."""
+
+    lsn: int | None
+    said: str = ""
+
+
 class History(msgspec.Struct, frozen=True):
     """A running node's timeline, and for each earlier one the LSN at which it was left."""
 
@@ -115,6 +122,16 @@ class AgentClient:
         if status == 404:
             return None
         return self._checked(status, body, path, WalHash)
+
+    async def wal_error(
+        self, timeline: int, start_lsn: int, end_lsn: int, *, deadline_ms: int = _WAL_MS
+    ) -> WalError | None:
+        """Whether its WAL in [start, end) can be read, as recovery would; None when it no longer has it."""
+        path = f"/v1/wal/error?timeline={timeline}&start={start_lsn}&end={end_lsn}"
+        status, body = await get_bytes(self._session, self._url + path, deadline_ms=deadline_ms)
+        if status == 404:
+            return None
+        return self._checked(status, body, path, WalError)
 
     async def history(self, *, deadline_ms: int = _ACT_MS) -> History:
         """Its timeline and where the earlier ones were left."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
-from replication.client import History, WalEnd, WalHash
+from replication.client import History, WalEnd, WalError, WalHash
 from replication.errors import ActionFailed, WalUnavailable
 from replication.history import Timeline, newest_timeline, read_timeline
 from replication.local_node import LocalNode
 from replication.model import Reason, format_lsn
 from replication.probes.sql import SqlFacts
 from replication.threads import in_thread
-from replication.wal_end import read_stopped_wal
+from replication.wal_end import first_error, read_stopped_wal
 from replication.wal_files import hash_range
 
 _STILL_MS = 100
@@ -117,6 +117,21 @@ async def answer_wal_hash(local: LocalNode, timeline: int, start: int, end: int)
     digest = await in_thread(hash_range, local.node.data_dir / "pg_wal", history, start, end)
     timelines = tuple(sorted({history.at(start), history.at(end - 1)}))
     return WalHash(sha256=digest, flush_lsn=flush_lsn, timelines=timelines)
+
+
+async def answer_wal_error(local: LocalNode, timeline: int, start: int, end: int) -> WalError:
+    """Where recovery could not read [start, end) of this running node's WAL, twice. Raises WalUnavailable when not so much is
+    flushed, ActionFailed when it cannot be told."""
+    facts = await _facts(local)
+    flush_lsn = facts.receive_lsn if facts.in_recovery else facts.flush_lsn
+    if not 0 < start < end or flush_lsn is None or end > flush_lsn or timeline != facts.timeline:
+        raise WalUnavailable(f"[{format_lsn(start)}, {format_lsn(end)}) of timeline {timeline} is not flushed here")
+    found = None
+    for _ in range(2):  # a segment may be recycled while it is read
+        found = await first_error(local.node, timeline, start, end)
+        if found is None:
+            return WalError(None)
+    return WalError(*found) if found is not None else WalError(None)
 
 
 async def answer_history(local: LocalNode) -> History:

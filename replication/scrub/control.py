@@ -9,20 +9,19 @@ from __future__ import annotations
 import asyncio
 
 from replication.control_file import ControlData, read_control
-from replication.errors import ActionFailed, WalUnavailable
+from replication.errors import ActionFailed
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, DataDirectory, FaultKind, Place, format_lsn
 from replication.probes.sql import SqlFacts
 from replication.scrub.findings import Findings
 from replication.wal_end import first_error
 from replication.wal_files import segment_name, segment_start
-from replication.wal_service import answer_wal_hash
 from replication.wire.errors import WireError
 
 _AGAIN, _PAUSE_S = 3, 0.1
 _WINDOW_BYTES = 16 * 1024 * 1024
 _WAL_PAGE_BYTES = 8192
-_COMPARED_PAGES = 4
+_PAGES_ON = 4
 """A record may begin on one page and be broken on the next."""
 _CONTROL = Place(path="global/pg_control")
 
@@ -96,11 +95,11 @@ class ControlWatch:
         if bad is None or not start <= bad[0] < stop:
             return
         place = Place(path=f"pg_wal/{segment_name(facts.timeline, bad[0] // WAL_SEGMENT_BYTES)}")
-        if facts.in_recovery and await self._was_sent_so(facts.timeline, bad[0], end):
+        if facts.in_recovery and await self._is_lost_on_primary(facts.timeline, start, bad[0], end):
             self._findings.add_to_primary(
                 FaultKind.WAL_CORRUPT,
-                f"its WAL cannot be read at {format_lsn(bad[0])}, and what it has sent from there has the same bytes",
-                what="pg_waldump on its standby, and a hash of WAL on both nodes",
+                f"its WAL cannot be read at {format_lsn(bad[0])}, neither there nor as it was sent",
+                what="pg_waldump on both nodes",
                 value=f"{format_lsn(bad[0])}: {bad[1]}",
                 places=(place,),
             )
@@ -115,19 +114,18 @@ class ControlWatch:
             places=(place,),
         )
 
-    async def _was_sent_so(self, timeline: int, bad: int, end: int) -> bool:
-        """Whether the primary has the same bytes there: then its disk has lost them, and this node's has not. False when it
-        cannot be told."""
-        upstream, start = self._local.state.upstream, bad - bad % _WAL_PAGE_BYTES
+    async def _is_lost_on_primary(self, timeline: int, start: int, bad: int, end: int) -> bool:
+        """Whether the primary cannot read its WAL there either: then its disk has lost it, and this node has what was sent.
+        False when it cannot be told, and when the primary has written that page again since."""
+        upstream = self._local.state.upstream
         if upstream is None:
             return False
-        stop = min(end, start + _COMPARED_PAGES * _WAL_PAGE_BYTES)
+        stop = min(end, bad - bad % _WAL_PAGE_BYTES + _PAGES_ON * _WAL_PAGE_BYTES)
         try:
-            own = await answer_wal_hash(self._local, timeline, start, stop)
-            its = await self._local.peer(upstream).wal_hash(timeline, start, stop)
-        except (WalUnavailable, ActionFailed, WireError):
+            found = await self._local.peer(upstream).wal_error(timeline, start, stop)
+        except (ActionFailed, WireError):
             return False
-        return its is not None and its.sha256 == own.sha256
+        return found is not None and found.lsn is not None and found.lsn <= bad
 
     async def _first_error(self, timeline: int, start: int, stop: int) -> tuple[int, str] | None:
         """Where pg_waldump stops, twice: a segment may be recycled while it reads."""
