@@ -40,14 +40,13 @@ from server.app import serving
 from server.context import Context
 from server.scheduling import Rules
 from server.settings import ServerSettings
+from tests.integration.server.bodies import Json, book_body, find_body
 from tests.ports import free_port
 
 HOST = "127.0.0.1"
 SCHEMA = Path(__file__).parents[3] / "server" / "schema.sql"
 PASSWORD = secrets.token_hex(16)
 TOKEN = secrets.token_hex(16)
-Json = dict[str, Any]
-
 _SCRATCH = tempfile.TemporaryDirectory(prefix="locum-server-")
 _CONF = """
 listen_addresses = '127.0.0.1'
@@ -343,59 +342,6 @@ async def standby_of(node: Node, root: Path, name: str = "b") -> Node:
     with (data / "postgresql.conf").open("a", encoding="utf-8") as conf:
         conf.write(f"primary_conninfo = '{conninfo}'\n")
     return Node(name, data)
-
-
-def parameters(*items: Json) -> Json:
-    """A Parameters resource."""
-    return {"resourceType": "Parameters", "parameter": list(items)}
-
-
-def find_body(start: datetime, end: datetime, *, count: int | None = None, **more: str) -> Json:
-    """Parameters of $find; `more`: parameter name (with _ for -) → reference."""
-    items: list[Json] = [
-        {"name": "start", "valueDateTime": start.isoformat()},
-        {"name": "end", "valueDateTime": end.isoformat()},
-    ]
-    if count is not None:
-        items.append({"name": "_count", "valueInteger": count})
-    for name, reference in more.items():
-        items.append({"name": name.replace("_", "-"), "valueReference": {"reference": reference}})
-    return parameters(*items)
-
-
-def by_reference(appointment: str, *more: Json) -> Json:
-    """Parameters that name an appointment or a proposal."""
-    return parameters(
-        {"name": "appointment-reference", "valueReference": {"reference": f"Appointment/{appointment}"}}, *more
-    )
-
-
-def patient(key: str) -> Json:
-    """The parameter that names the patient."""
-    return {"name": "patient-resource", "resource": {"resourceType": "Patient", "id": key}}
-
-
-def book_body(appointment: str, who: str) -> Json:
-    """Parameters of $book for a proposal or a hold."""
-    return by_reference(appointment, patient(who))
-
-
-def by_resource(appointment: Json, **changed: Any) -> Json:
-    """Parameters that change or cancel by the resource."""
-    return parameters({"name": "appointment-resource", "resource": {**appointment, **changed}})
-
-
-def only(bundle: Json) -> Json:
-    """The one Appointment of a Bundle."""
-    (entry,) = bundle["entry"]
-    found: Json = entry["resource"]
-    return found
-
-
-def word(outcome: Json) -> str:
-    """Locum's own word in an OperationOutcome."""
-    assert outcome["resourceType"] == "OperationOutcome", outcome
-    return str(outcome["issue"][0]["details"]["coding"][0]["code"])
 
 
 async def until(condition: Callable[[], object], deadline_s: float = 10) -> None:

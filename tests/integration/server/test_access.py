@@ -15,17 +15,8 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
 
 from server.tokens import AuthSettings
-from tests.integration.server.clinic import (
-    Clinic,
-    Json,
-    book_body,
-    by_reference,
-    by_resource,
-    clinic,
-    only,
-    patient,
-    word,
-)
+from tests.integration.server.bodies import book_body, by_reference, by_resource, only, patient, word
+from tests.integration.server.clinic import Clinic, Json, clinic
 
 ISSUER, AUDIENCE = "https://issuer.example", "https://locum.example/fhir"
 KEY = ECKey.generate_key("P-256", {"kid": "one", "use": "sig"}, private=True)

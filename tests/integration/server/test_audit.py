@@ -9,7 +9,8 @@ import msgspec
 from fhir.resources.R4B.auditevent import AuditEvent
 
 from server.app import serving
-from tests.integration.server.clinic import Clinic, Json, book_body, clinic, only, until
+from tests.integration.server.bodies import book_body, only
+from tests.integration.server.clinic import Clinic, Json, clinic, until
 from tests.integration.server.test_access import BOOK, free, guarded, of, token
 from tests.ports import free_port
 

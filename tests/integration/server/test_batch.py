@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
-from tests.integration.server.clinic import by_reference, by_resource, clinic, only, patient, word
+from tests.integration.server.bodies import by_reference, by_resource, only, patient, word
+from tests.integration.server.clinic import clinic
 
 BOOK = "/fhir/Appointment/$book"
 

@@ -7,16 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 from server.scheduling import Rules
-from tests.integration.server.clinic import (
-    book_body,
-    by_reference,
-    by_resource,
-    clinic,
-    only,
-    parameters,
-    patient,
-    word,
-)
+from tests.integration.server.bodies import book_body, by_reference, by_resource, only, parameters, patient, word
+from tests.integration.server.clinic import clinic
 
 
 async def test_a_proposal_is_booked_changed_and_cancelled(tmp_path: Path) -> None:

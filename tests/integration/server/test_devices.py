@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from server.clinic import load
-from tests.integration.server.clinic import Clinic, Json, by_resource, clinic, only, word
+from tests.integration.server.bodies import by_resource, only, word
+from tests.integration.server.clinic import Clinic, Json, clinic
 
 SHARED = """
 [[sites]]

@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.integration.server.clinic import Clinic, Json, clinic, parameters
+from tests.integration.server.bodies import parameters
+from tests.integration.server.clinic import Clinic, Json, clinic
 
 
 async def find(it: Clinic, *more: Json, days: int = 9) -> list[Json]:

@@ -11,7 +11,8 @@ import pytest
 
 from replication.model import FaultKind
 from server.seal import row_key
-from tests.integration.server.clinic import TOKEN, Clinic, Node, by_resource, clinic, only, standby_of
+from tests.integration.server.bodies import by_resource, only
+from tests.integration.server.clinic import TOKEN, Clinic, Node, clinic, standby_of
 
 FORGERIES = {
     "altered": "UPDATE appointment SET comment = 'forged' WHERE id = $1",

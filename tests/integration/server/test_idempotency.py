@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from tests.integration.server.clinic import HOST, Clinic, book_body, by_resource, clinic, only, word
+from tests.integration.server.bodies import book_body, by_resource, only, word
+from tests.integration.server.clinic import HOST, Clinic, clinic
 from tests.integration.server.test_replay import in_sync_wait, set_names
 
 BOOK = "/fhir/Appointment/$book"

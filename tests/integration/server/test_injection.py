@@ -10,7 +10,8 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from server.searching import SEARCHES
-from tests.integration.server.clinic import Clinic, book_body, by_reference, by_resource, clinic, only, parameters
+from tests.integration.server.bodies import book_body, by_reference, by_resource, only, parameters
+from tests.integration.server.clinic import Clinic, clinic
 
 BOOK, HOLD, FIND = (f"/fhir/Appointment/${name}" for name in ("book", "hold", "find"))
 STRINGS = (

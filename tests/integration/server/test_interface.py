@@ -15,20 +15,17 @@ from fhir.resources.R4B.capabilitystatement import CapabilityStatement
 from fhir.resources.R4B.operationoutcome import OperationOutcome
 
 from server.app import serving
-from tests.integration.server.clinic import (
-    HOST,
-    Clinic,
-    Json,
+from tests.integration.server.bodies import (
     book_body,
     by_reference,
     by_resource,
-    clinic,
     find_body,
     only,
     parameters,
     patient,
     word,
 )
+from tests.integration.server.clinic import HOST, Clinic, Json, clinic
 
 BOOK, HOLD, FIND = (f"/fhir/Appointment/${name}" for name in ("book", "hold", "find"))
 NOBODY = str(uuid.UUID(int=7))

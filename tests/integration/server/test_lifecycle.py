@@ -6,7 +6,8 @@ import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.integration.server.clinic import Json, by_reference, by_resource, clinic, only, word
+from tests.integration.server.bodies import by_reference, by_resource, only, word
+from tests.integration.server.clinic import Json, clinic
 
 BOOK = "/fhir/Appointment/$book"
 

@@ -13,7 +13,8 @@ from replication.model import ReceiptCheck
 from replication.wire.http import get_bytes, post_json
 from server.receipt_file import Stored, parse
 from server.seal import Seal
-from tests.integration.server.clinic import TOKEN, Clinic, by_resource, clinic, only, until
+from tests.integration.server.bodies import by_resource, only
+from tests.integration.server.clinic import TOKEN, Clinic, clinic, until
 
 
 def on_disk(it: Clinic) -> list[Stored]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from replication.topology import Phase
-from tests.integration.server.clinic import Clinic, Json, Node, clinic, only, standby_of, until
+from tests.integration.server.bodies import only
+from tests.integration.server.clinic import Clinic, Json, Node, clinic, standby_of, until
 
 CONF = "port = {port}\nlocum.term = '{term}'\nsynchronous_standby_names = '{names}'\n"
 

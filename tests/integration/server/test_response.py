@@ -7,7 +7,8 @@ from typing import Any
 
 from fhir.resources.R4B.appointmentresponse import AppointmentResponse
 
-from tests.integration.server.clinic import Clinic, Json, by_reference, clinic, only, parameters, patient, word
+from tests.integration.server.bodies import by_reference, only, parameters, patient, word
+from tests.integration.server.clinic import Clinic, Json, clinic
 from tests.integration.server.test_access import BOOK, free, guarded, of, token
 
 HOLD = "/fhir/Appointment/$hold"

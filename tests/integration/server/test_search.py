@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from fhir.resources.R4B.bundle import Bundle
 
-from tests.integration.server.clinic import Clinic, Json, by_resource, clinic, only, word
+from tests.integration.server.bodies import by_resource, only, word
+from tests.integration.server.clinic import Clinic, Json, clinic
 
 
 async def found(it: Clinic, path: str) -> list[Json]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from failover.drill.faults.damage import items_of, live_leaves, page_of, resealed
 from replication.model import ReceiptCheck
 from replication.page import PAGE_BYTES
-from tests.integration.server.clinic import Clinic, by_resource, clinic, only
+from tests.integration.server.bodies import by_resource, only
+from tests.integration.server.clinic import Clinic, clinic
 
 # An index that is not ready gets no entries: what is booked meanwhile is missing in it, as after a lost write of an index page.
 _READY = "UPDATE pg_index SET indisready = $1 WHERE indexrelid = 'appointment_patient'::regclass"

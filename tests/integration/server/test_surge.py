@@ -6,7 +6,8 @@ import asyncio
 import time
 from pathlib import Path
 
-from tests.integration.server.clinic import Clinic, Json, clinic, word
+from tests.integration.server.bodies import word
+from tests.integration.server.clinic import Clinic, Json, clinic
 
 SLOWLY = """
 CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.005); RETURN NEW; END $$;

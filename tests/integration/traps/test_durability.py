@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.server.clinic import clinic, only
+from tests.integration.server.bodies import only
+from tests.integration.server.clinic import clinic
 from tests.integration.server.test_replay import in_sync_wait, set_names
 from tests.nodes import one_node
 

@@ -18,7 +18,8 @@ from replication.model import Role
 from replication.sql_write import bounded
 from server.errors import ConnectionLost, OutcomeUnknown
 from server.link import Endpoint, Link, Login, open_link
-from tests.integration.server.clinic import Clinic, clinic, only, standby_of
+from tests.integration.server.bodies import only
+from tests.integration.server.clinic import Clinic, clinic, standby_of
 from tests.integration.server.test_replay import conf, in_sync_wait, set_names
 from tests.integration.traps import commits
 from tests.nodes import HOST, NodeUnderTest, one_node
