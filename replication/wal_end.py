@@ -111,6 +111,16 @@ async def first_error(node: Node, timeline: int, start: int, stop: int) -> tuple
     return (parse_lsn(found[1]), found[2].strip()) if found is not None else None
 
 
+async def lasting_error(node: Node, timeline: int, start: int, stop: int) -> tuple[int, str] | None:
+    """The same, read twice: a segment may be recycled while it is read."""
+    found = None
+    for _ in range(2):
+        found = await first_error(node, timeline, start, stop)
+        if found is None:
+            return None
+    return found
+
+
 async def waldump(node: Node, pg_wal: Path, timeline: int, start: int, stop: int, *more: str) -> str:
     """What pg_waldump prints of [start, stop), errors among it. Raises ActionFailed at its deadline."""
     command = node.installation.command(

@@ -12,7 +12,7 @@ from replication.local_node import LocalNode
 from replication.model import Reason, format_lsn
 from replication.probes.sql import SqlFacts
 from replication.threads import in_thread
-from replication.wal_end import first_error, read_stopped_wal
+from replication.wal_end import lasting_error, read_stopped_wal
 from replication.wal_files import hash_range
 
 _STILL_MS = 100
@@ -104,9 +104,7 @@ async def answer_wal_hash(local: LocalNode, timeline: int, start: int, end: int)
     newest = timeline
     if local.supervisor.running:
         facts = await _facts(local)
-        # After a restart a standby's receive LSN begins again at a segment's start, below what it has replayed.
-        known = (facts.receive_lsn, facts.replay_lsn) if facts.in_recovery else (facts.flush_lsn,)
-        flush_lsn = max((lsn for lsn in known if lsn is not None), default=None)
+        flush_lsn = facts.wal_on_disk
         newest = max(timeline, facts.timeline)
         if flush_lsn is not None and end > flush_lsn:
             raise WalUnavailable(f"{format_lsn(end)} lies beyond {format_lsn(flush_lsn)}, which is flushed here")
@@ -123,14 +121,10 @@ async def answer_wal_error(local: LocalNode, timeline: int, start: int, end: int
     """Where recovery could not read [start, end) of this running node's WAL, twice. Raises WalUnavailable when not so much is
     flushed, ActionFailed when it cannot be told."""
     facts = await _facts(local)
-    flush_lsn = facts.receive_lsn if facts.in_recovery else facts.flush_lsn
+    flush_lsn = facts.wal_on_disk
     if not 0 < start < end or flush_lsn is None or end > flush_lsn or timeline != facts.timeline:
         raise WalUnavailable(f"[{format_lsn(start)}, {format_lsn(end)}) of timeline {timeline} is not flushed here")
-    found = None
-    for _ in range(2):  # a segment may be recycled while it is read
-        found = await first_error(local.node, timeline, start, end)
-        if found is None:
-            return WalError(None)
+    found = await lasting_error(local.node, timeline, start, end)
     return WalError(*found) if found is not None else WalError(None)
 
 

@@ -19,11 +19,10 @@ def drop_maps(context: Context) -> Plan | None:
     """Throw the visibility maps away that were wrong on the primary before this one; those that are wrong on this one when
     nothing may take its place."""
     name, report = context.state.primary, _idle_primary(context)
-    if name is None or report is None:
+    if name is None or report is None or FaultKind.VM_CORRUPT in context.policy.alarm_only:
         return None
     record = context.record(name)
-    is_needed = not _has_sound_standby(context) and not _is_for_a_person(context)
-    own = places_of_maps(record) if is_needed else ()
+    own = () if _has_sound_standby(context) else places_of_maps(record)
     places = (*record.maps_due, *(place for place in own if place not in record.maps_due))
     if not places:
         return None
@@ -64,11 +63,6 @@ def _has_sound_standby(context: Context) -> bool:
         and not any(fault.kind in UNFIT_FAULTS for fault in context.record(name).faults)
         for name in context.others(context.state.primary)
     )
-
-
-def _is_for_a_person(context: Context) -> bool:
-    """The policy wants an alarm for wrong maps, and nothing done."""
-    return FaultKind.VM_CORRUPT in context.policy.alarm_only
 
 
 def is_of_a_table(place: Place) -> bool:

@@ -80,6 +80,13 @@ class SqlFacts(msgspec.Struct, frozen=True, kw_only=True):
     commit_overrides: tuple[str, ...]
     redo_lsn: int | None
 
+    @property
+    def wal_on_disk(self) -> int | None:
+        """Where the WAL on this node's disk ends. A standby has what it received, whether or not it can replay it; after a restart
+        its receive LSN begins again at a segment's start, below what it has replayed."""
+        known = (self.receive_lsn, self.replay_lsn) if self.in_recovery else (self.flush_lsn,)
+        return max((lsn for lsn in known if lsn is not None), default=None)
+
 
 class _ReceiverRow(msgspec.Struct):
     pid: int

@@ -12,9 +12,8 @@ from replication.control_file import ControlData, read_control
 from replication.errors import ActionFailed
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, DataDirectory, FaultKind, Place, format_lsn
-from replication.probes.sql import SqlFacts
 from replication.scrub.findings import Findings
-from replication.wal_end import first_error
+from replication.wal_end import lasting_error
 from replication.wal_files import segment_name, segment_start
 from replication.wire.errors import WireError
 
@@ -83,7 +82,7 @@ class ControlWatch:
 
     async def _wal(self, control: ControlData) -> None:
         facts = self._local.memory.sql.facts
-        end = None if facts is None else _flushed(facts)
+        end = None if facts is None else facts.wal_on_disk
         if facts is None or end is None or control.timeline != facts.timeline:
             return  # right after a promotion the last checkpoint is the old timeline's
         start = max(self._wal_at, segment_start(control.redo_lsn))
@@ -91,7 +90,10 @@ class ControlWatch:
         self._wal_at = 0 if stop >= end else stop
         if start >= stop:
             return
-        bad = await self._first_error(facts.timeline, start, stop)
+        try:
+            bad = await lasting_error(self._local.node, facts.timeline, start, stop)
+        except ActionFailed:
+            return
         if bad is None or not start <= bad[0] < stop:
             return
         place = Place(path=f"pg_wal/{segment_name(facts.timeline, bad[0] // WAL_SEGMENT_BYTES)}")
@@ -126,22 +128,3 @@ class ControlWatch:
         except (ActionFailed, WireError):
             return False
         return found is not None and found.lsn is not None and found.lsn <= bad
-
-    async def _first_error(self, timeline: int, start: int, stop: int) -> tuple[int, str] | None:
-        """Where pg_waldump stops, twice: a segment may be recycled while it reads."""
-        found = None
-        for _ in range(2):
-            try:
-                found = await first_error(self._local.node, timeline, start, stop)
-            except ActionFailed:
-                return None
-            if found is None:
-                return None
-        return found
-
-
-def _flushed(facts: SqlFacts) -> int | None:
-    """Where the WAL on this node's disk ends. A standby has confirmed what it received, whether or not it can replay it."""
-    if not facts.in_recovery:
-        return facts.flush_lsn
-    return max((lsn for lsn in (facts.replay_lsn, facts.receive_lsn) if lsn is not None), default=None)

@@ -26,7 +26,7 @@ from replication.scrub.ledger_service import LedgerService
 from replication.scrub.relation_path import fork_path
 from replication.scrub.wal_ledger import FIRST_LSN, Relation
 from replication.threads import in_thread
-from replication.wal_files import segment_name, segment_start
+from replication.wal_files import segment_name
 
 _log = structlog.get_logger()
 
@@ -114,11 +114,14 @@ class PostMortem:
         return found
 
     async def _enders(self, timeline: int, first: int, last: int) -> dict[int, set[tuple[Relation, int]]]:
-        """Of each record that ends from `first` to `last`, the blocks that it changed. WAL may begin with the segment of `first`."""
+        """Of each record that ends from `first` to `last`, the blocks that it changed; of those in the middle of which WAL begins now,
+        none."""
         start = max(first - _RECORD_BYTES, 0) // PAGE_BYTES * PAGE_BYTES
         names = await in_thread(os.listdir, self._local.node.data_dir / "pg_wal")
-        if segment_name(timeline, start // WAL_SEGMENT_BYTES) not in names:
-            start = segment_start(first - 1)
+        number = (last - 1) // WAL_SEGMENT_BYTES
+        while number * WAL_SEGMENT_BYTES > start and segment_name(timeline, number - 1) in names:
+            number -= 1
+        start = max(start, number * WAL_SEGMENT_BYTES)
         try:
             refs, _ = await wal_blocks.read_refs_as_text(self._local.node, timeline, start, last)
         except ActionFailed as error:

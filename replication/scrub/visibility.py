@@ -18,12 +18,12 @@ _HEAP = "heap"
 _CATALOGS_EVERY = 4
 _MISLED = """
 WITH unseen AS (
-    SELECT (t_ctid::text::point)[0]::bigint AS block, (t_ctid::text::point)[1]::int AS lp
-    FROM pg_check_visible($1::bigint::oid::regclass) LIMIT 200
+    SELECT (t_ctid::text::point)[0]::bigint AS block, array_agg((t_ctid::text::point)[1]::int) AS pointers
+    FROM pg_check_visible($1::bigint::oid::regclass) GROUP BY 1
 ), deleted AS (
     SELECT unseen.block FROM unseen
     CROSS JOIN LATERAL heap_page_items(get_raw_page($2::text, 'main', unseen.block)) AS item
-    WHERE item.lp = unseen.lp AND (
+    WHERE item.lp = ANY(unseen.pointers) AND (
         item.lp_flags = 3                                                           -- LP_DEAD (itemid.h)
         OR item.t_infomask & x'0100'::int = 0                                       -- HEAP_XMIN_COMMITTED (htup_details.h)
         OR item.t_infomask & (x'0800'::int | x'0080'::int) = 0)                     -- HEAP_XMAX_INVALID, HEAP_XMAX_LOCK_ONLY

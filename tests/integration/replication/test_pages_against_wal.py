@@ -292,10 +292,12 @@ async def test_files_that_nobody_else_sees_yet_are_told_from_those_of_a_table(tm
 
 
 @pytest.mark.parametrize("has_earlier_wal", [True, False])
+@pytest.mark.parametrize("not_written_yet", [0, 20])
 async def test_a_crash_over_a_page_of_another_table_is_known_for_what_it_is_although_nobody_can_be_asked(
-    tmp_path: Path, has_earlier_wal: bool
+    tmp_path: Path, has_earlier_wal: bool, not_written_yet: int
 ) -> None:
-    """PostgreSQL dies of a signal and says nothing of the page; its files and its WAL do, also where WAL begins right there."""
+    """PostgreSQL dies of a signal and says nothing of the page; its files and its WAL do, also where WAL begins right there, and
+    among many pages that are older on the disk because they were only not written yet."""
     async with tables(tmp_path, **_IDLE) as (_, a, _b):
         await a.connection.execute("CREATE TABLE other AS SELECT i, repeat('y', 150) FROM generate_series(1, 2000) i")
         await a.connection.execute("CHECKPOINT")
@@ -306,6 +308,10 @@ async def test_a_crash_over_a_page_of_another_table_is_known_for_what_it_is_alth
         await a.node.wait(lambda report: report.ledger is not None and report.ledger.read_to_lsn >= lsn - 8192)
         page = page_of(await asyncio.to_thread(other.read_bytes), 9)
         await a.plant(9, page)
+        for block in range(20, 20 + not_written_yet):
+            await change(a, block, "in shared buffers only")
+        lsn = await a.connection.fetchval("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint")
+        await a.node.wait(lambda report: report.ledger is not None and report.ledger.read_to_lsn >= lsn - 8192)
         if not has_earlier_wal:
             first = segment_name(1, (lsn_of(page) - 1) // WAL_SEGMENT_BYTES)
             for segment in (a.node.settings.data_dir / "pg_wal").glob("0*"):

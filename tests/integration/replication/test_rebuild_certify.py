@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tests.integration.replication.load import insert
 from tests.nodes import POSTGRES_15, NodeUnderTest, Pair, two_nodes
 
 PAGE_BYTES = 8192
+REBUILT_S = 3.0
+"""Several times as long as so small a node takes to be rebuilt: what has not begun then, waits."""
 UNUSABLE = (DataDirectory.EMPTY, DataDirectory.HALF_BUILT)
 """What a rebuild that did not end leaves behind: pg_basebackup removes its own files when it can."""
 
@@ -60,7 +63,9 @@ async def test_a_rebuild_waits_while_the_files_are_looked_at_for_what_a_process_
         looked_back.clear()
         status, _ = await pair.b.send(await pair.b.action(rebuild("n1")))
         assert status == 202
-        seen = [await pair.b.report() for _ in range(40)]
+        seen, until_s = [], time.monotonic() + REBUILT_S
+        while time.monotonic() < until_s:
+            seen.append(await pair.b.report())
         assert {(one.doing.op if one.doing is not None else None, one.data) for one in seen} == {
             ("rebuild", DataDirectory.EMPTY)
         }

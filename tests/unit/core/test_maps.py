@@ -105,6 +105,15 @@ def test_the_policy_may_leave_wrong_maps_to_a_person() -> None:
     assert [one.kind for one in state.nodes["a"].faults] == [FaultKind.VM_CORRUPT]
 
 
+def test_then_maps_that_were_handed_on_are_left_to_a_person_too() -> None:
+    state, observation = promoted(FaultKind.VM_CORRUPT)
+    state, _ = decide(state, observation, POLICY)
+    assert state.nodes["b"].maps_due == (PLACE,)
+    for _ in range(8):
+        state, decision = decide(state, observation, Policy(alarm_only=(FaultKind.VM_CORRUPT,)))
+        assert decision.kind != "primary.drop_maps"
+
+
 @pytest.mark.parametrize("node", ["a", "b"])
 def test_while_another_may_take_its_place_the_map_is_evidence(node: str) -> None:
     world = healthy()
