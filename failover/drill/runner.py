@@ -67,6 +67,7 @@ class _Drill:
         self._before: frozenset[str] = frozenset()
         self._incidents_before = 0
         self._watch: Watch | None = None
+        self._fell_ill = False
         self.place = place
         self.seed = seed
         self.injected: list[str] = []
@@ -186,6 +187,8 @@ class _Drill:
     ) -> tuple[Measured, list[Finding]]:
         view = await cluster.view()
         findings = await self._findings(cluster, workload, view, both=healthy_again_s is not None)
+        if self._fell_ill:
+            view, healthy_again_s = await cluster.view(), None
         verdicts = [incident.get("verdict") for incident in (await cluster.incidents())[self._incidents_before :]]
         measured = Measured(
             operations=len(workload.operations),
@@ -216,15 +219,12 @@ class _Drill:
         except Unreadable as error:
             return [Finding(Kind.UNREADABLE, "all", str(error))]
         except ClusterAway as error:
-            if both and tries:
-                await asyncio.sleep(_PRIMARY_AWAY_S)  # it is being replaced just now
-                view = await cluster.until(
-                    lambda view: _is_settled(view, "healthy"), self.scenario.expect.healthy_within_s
-                )
-                return await self._findings(cluster, workload, view, both=both, tries=tries - 1)
-            if both:
-                raise
-            return [Finding(Kind.UNREADABLE, "all", f"nobody serves in the end: {error}")]
+            if not both:
+                return [Finding(Kind.UNREADABLE, "all", f"nobody serves in the end: {error}")]
+            await asyncio.sleep(_PRIMARY_AWAY_S)  # it is being replaced just now
+            self._fell_ill = not tries or await self._healthy_again(cluster, time.monotonic()) is None
+            view = await cluster.view()
+            return await self._findings(cluster, workload, view, both=not self._fell_ill, tries=tries - 1)
 
     async def _differences(self, cluster: Cluster, view: dict[str, Any]) -> list[Finding]:
         """Nobody books any more: in a moment both nodes hold the same rows."""

@@ -264,10 +264,10 @@ class Clinic:
                 await asyncio.sleep(0.01)
 
     async def proposals(self, count: int, **more: Any) -> list[Json]:
-        """The earliest free slots of the next days as proposed Appointments."""
-        now = datetime.now(UTC)
+        """The earliest free slots of the next days as proposed Appointments, from an hour on: none is past when it is booked."""
+        soon = datetime.now(UTC) + timedelta(hours=1)
         status, bundle, _ = await self.call(
-            "/fhir/Appointment/$find", find_body(now, now + timedelta(days=7), count=count, **more)
+            "/fhir/Appointment/$find", find_body(soon, soon + timedelta(days=7), count=count, **more)
         )
         assert status == 200, bundle
         return [entry["resource"] for entry in bundle.get("entry", [])]

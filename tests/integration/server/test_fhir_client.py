@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def visit(base: str) -> dict[str, Any]:
         resources = kind.where(struct={}).perform_resources(server)
         found["kinds"][kind.resource_type] = len(resources)
         assert kind.read(resources[0].id, server).id == resources[0].id
-    slot = Slot.where(struct={"status": "free", "_count": "1"}).perform_resources(server)[0]
+    later = f"ge{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"  # one that begins now is soon in the past
+    slot = Slot.where(struct={"status": "free", "start": later, "_count": "1"}).perform_resources(server)[0]
     schedule = slot.schedule.resolved(Schedule) or Schedule.read_from(slot.schedule.reference, server)
     found["schedule"] = schedule.actor[0].reference
     wanted = Parameters()
