@@ -10,6 +10,7 @@ import structlog
 
 from replication import data_directory
 from replication.actions import CompareWal, InitDb, Rebuild, StartPrimary, StartStandby
+from replication.backup_wal import check_backup_wal
 from replication.closed_start import check_closed, compare_wal, prove_history, read_own_end
 from replication.difference.files import Unfit
 from replication.difference.pages_file import Copied
@@ -81,7 +82,10 @@ async def compare_with_peer(local: LocalNode, op: CompareWal, revision: int) -> 
 
 
 async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
-    """Replace the data directory; until the end it counts as half-built and cannot be started."""
+    """Replace the data directory; until the end it counts as half-built and cannot be started.
+
+    So it does when the source's WAL cannot be read to the end of the backup: it is copied anew, not started in vain.
+    """
     with contextlib.suppress(TimeoutError):  # it ends by itself before
         async with asyncio.timeout(_LOOK_BACK_S):
             await local.memory.looked_back.wait()
@@ -98,6 +102,7 @@ async def rebuild_node(local: LocalNode, op: Rebuild, revision: int) -> Outcome:
     copied = await _by_differences(local, op, progress) if op.only_differences else None
     if copied is None:
         await rebuild(local.node, op, progress)
+    await check_backup_wal(local.node, op.source)
     await in_thread(data_directory.unmark_building, local.node)
     local.memory.log_faults.clear()
     local.memory.upstream_faults.clear()

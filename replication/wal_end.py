@@ -22,7 +22,7 @@ _SHORT_HEADER_BYTES = 24
 _LONG_HEADER_BYTES = 40
 _DEADLINE_S = 60.0
 _TAIL_CHARS = 64 * 1024
-_STOPPED_AT = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+): *(.*)")
+STOPPED_AT = re.compile(r"error in WAL record at ([0-9A-F]+/[0-9A-F]+): *(.*)")
 _RECORD = re.compile(
     r"^rmgr: (\S+)\s+len \(rec/tot\):\s*\d+/\s*(\d+),.*? lsn: ([0-9A-F]+/[0-9A-F]+),.*? desc: (\S*)", re.M
 )
@@ -87,7 +87,7 @@ async def _last_record(node: Node, pg_wal: Path, timeline: int, start: int, stop
     stopped; having come to `stop` it says nothing, and the last segment in which a record begins is printed.
     """
     said = await waldump(node, pg_wal, timeline, start, stop, "--quiet")
-    found = _STOPPED_AT.search(said)
+    found = STOPPED_AT.search(said)
     records: list[tuple[str, str, str, str]] = []
     if found is not None and parse_lsn(found[1]) >= start:
         records = _RECORD.findall(await waldump(node, pg_wal, timeline, parse_lsn(found[1]), stop, "--limit=1"))
@@ -107,7 +107,7 @@ async def first_error(node: Node, timeline: int, start: int, stop: int) -> tuple
     """Where pg_waldump stops in [start, stop) of the node's own WAL, and what it says; None when it comes through, or cannot
     begin. Raises ActionFailed at its deadline."""
     said = await waldump(node, node.data_dir / "pg_wal", timeline, start, stop, "--quiet")
-    found = _STOPPED_AT.search(said)
+    found = STOPPED_AT.search(said)
     return (parse_lsn(found[1]), found[2].strip()) if found is not None else None
 
 
