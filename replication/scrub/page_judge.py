@@ -13,7 +13,7 @@ from replication.scrub.findings import Findings
 from replication.scrub.ledger_service import LedgerService
 from replication.scrub.relation_path import relation_at
 from replication.scrub.tuples import altered, conflicts, proved_before, traces, without_trace
-from replication.scrub.wal_ledger import FIRST_LSN, Reading, Relation
+from replication.scrub.wal_ledger import FIRST_LSN, Mark, Reading, Relation
 from replication.threads import in_thread
 
 _AGAIN, _PAUSE_S = 4, 0.05
@@ -106,7 +106,7 @@ class PageJudge:
             enders = await self._ledger.wal.records_ending_at(peer_lsn)
             if (
                 enders is not None
-                and (relation, block) in enders
+                and enders.get((relation, block)) is Mark.SET
                 and not await self._ledger.is_explained(relation, block, lsn, lsn=lsn)
             ):
                 return Reading.STALE, f"{here}, a record at {format_lsn(peer_lsn)} in WAL, REDO {format_lsn(redo_lsn)}"

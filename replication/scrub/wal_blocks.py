@@ -62,7 +62,7 @@ SELECT $2::bigint IN (0, d.oid::bigint)
        AND pg_filenode_relation(CASE $1::bigint WHEN 1663 THEN 0 ELSE $1::bigint END::oid, $3::bigint::oid) IS NOT NULL
 FROM pg_database d WHERE d.datname = current_database()
 """
-_UNSURE = re.compile(r"Hash (?:SQUEEZE_PAGE|MOVE_PAGE_CONTENTS|DELETE) ")
+_UNSURE = re.compile(r"XLOG FPI_FOR_HINT |Hash (?:SQUEEZE_PAGE|MOVE_PAGE_CONTENTS|DELETE) ")
 _LINE = re.compile(
     r"rmgr: (\S+)\s+len \(rec/tot\):\s*\d+/\s*(\d+), tx:\s*\d+, lsn: ([0-9A-F]+)/([0-9A-F]+), prev [^,]+, desc: (\S*)"
 )
@@ -71,8 +71,6 @@ _BLOCK = re.compile(r"blkref #(?P<id>\d+): rel (?P<rel>\d+/\d+/\d+)(?: fork (?P<
 
 def mark_of(kind: str) -> Mark:
     """What a record of this kind (`Heap INSERT 0`: resource manager, type, number of its block) does to the page's LSN."""
-    if kind.startswith("XLOG FPI_FOR_HINT"):
-        return Mark.HINT
     return Mark.UNSURE if _UNSURE.match(kind) else Mark.SET
 
 

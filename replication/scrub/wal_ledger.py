@@ -33,11 +33,10 @@ class Mark(StrEnum):
     """What a record did to the LSN of a block that it names."""
 
     SET = "set"
-    HINT = "hint"
-    """Two backends with a share lock may each write an image for their hint bits, and the page keeps either's LSN
-    (src/backend/storage/buffer/bufmgr.c, MarkBufferDirtyHint)."""
     UNSURE = "unsure"
-    """It may have been named only for a lock, without a change (src/backend/access/hash/hash_xlog.c)."""
+    """It may have left the LSN as it was: named only for a lock, without a change (src/backend/access/hash/hash_xlog.c); or an image
+    for hint bits. Two backends with a share lock may each write one, and the page keeps either's LSN, or, while a checkpoint writes it
+    just then, the one that it had (src/backend/storage/buffer/bufmgr.c, MarkBufferDirtyHint: only a page that is not dirty gets it)."""
 
 
 class Ref(NamedTuple):
@@ -79,13 +78,11 @@ class Broken(NamedTuple):
 
 
 class Last(NamedTuple):
-    """A block's last record ended at `lsn`; its page may bear any LSN from `floor` on. `before`: the same before a row of
-    images for hint bits, each of which may have been made from the page as it was then. `occupied`: bit n for a tuple that WAL
+    """A block's last record ended at `lsn`; its page may bear any LSN from `floor` on. `occupied`: bit n for a tuple that WAL
     has put at place n of a heap page since its last image."""
 
     lsn: int
     floor: int
-    before: int
     occupied: int = 0
 
 
@@ -185,7 +182,7 @@ class Ledger:
         image = ref.image_lsn or 0
         if image < FIRST_LSN:
             return None
-        if known is not None and image < (known.before if ref.mark is Mark.HINT else known.floor):
+        if known is not None and image < known.floor:
             return Broken(ref.relation, ref.block, ref.end_lsn, image, known.lsn, Reading.STALE)
         if known is not None and image > known.lsn:
             return Broken(ref.relation, ref.block, ref.end_lsn, image, known.lsn, Reading.MISPLACED)
@@ -209,15 +206,9 @@ class Ledger:
 
 
 def _next(ref: Ref, known: Last | None, occupied: int) -> Last:
-    end = ref.end_lsn
     if ref.mark is Mark.SET:
-        return Last(end, end, end, occupied)
-    floor = known.floor if known is not None else 0
-    if ref.mark is Mark.UNSURE:
-        return Last(end, floor, floor, occupied)
-    if known is not None and known.before < known.floor:
-        return Last(end, known.floor, known.before, occupied)
-    return Last(end, end, floor, occupied)
+        return Last(ref.end_lsn, ref.end_lsn, occupied)
+    return Last(ref.end_lsn, known.floor if known is not None else 0, occupied)
 
 
 def _occupied(ref: Ref, places: Places, known: Last | None) -> int:

@@ -17,7 +17,7 @@ from replication.node import DATABASE
 from replication.scrub import wal_blocks
 from replication.scrub.relation_path import fork_path
 from replication.scrub.tuples import HeapRecord
-from replication.scrub.wal_ledger import Relation
+from replication.scrub.wal_ledger import Mark, Relation
 from replication.sql_write import bounded
 from replication.threads import in_thread
 from replication.wal_files import segment_name
@@ -71,9 +71,9 @@ class WalQuestions:
                 return None
             await asyncio.sleep(_PAUSE_S)
 
-    async def records_ending_at(self, lsn: int) -> set[tuple[Relation, int]] | None:
-        """The blocks of the record that ends exactly there: none when no record does; None when that WAL is not here any more.
-        Raises OSError."""
+    async def records_ending_at(self, lsn: int) -> dict[tuple[Relation, int], Mark] | None:
+        """The blocks of the record that ends exactly there, and what it did to them: none when no record does; None when that WAL is
+        not here any more. Raises OSError."""
         start = lsn - lsn % WAL_SEGMENT_BYTES - WAL_SEGMENT_BYTES
         try:
             if not self.has_images:
@@ -89,7 +89,7 @@ class WalQuestions:
             return None
         if not refs:
             return None
-        return {(ref.relation, ref.block) for ref in refs if ref.end_lsn == lsn}
+        return {(ref.relation, ref.block): ref.mark for ref in refs if ref.end_lsn == lsn}
 
     async def page_in_buffers(self, relation: Relation, block: int) -> bytes | None:
         """The page as a client would read it. Raises ActionFailed(DEADLINE) or one of SQL_ERRORS."""
