@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from failover.core.model import Alarm, Observation, State
-from replication.model import Stage
+from replication.model import FaultKind, Stage
 from replication.topology import Phase
 
 _log = structlog.get_logger()
@@ -77,6 +77,8 @@ def _cut_off_servers(state: State, observation: Observation) -> list[Standing]:
     primary = observation.nodes.get(state.primary or "")
     if primary is None or primary.stage is not Stage.OPEN or primary.sql is None or not primary.sql.ok:
         return []
+    if any(fault.kind is FaultKind.STORAGE_STALLED for fault in primary.faults):
+        return []  # they wait for its disk
     return [
         Standing(
             f"server_cut_off.{seen.report.server}",

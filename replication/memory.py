@@ -29,10 +29,11 @@ from replication.model import (
     Witness,
 )
 from replication.node import Node
+from replication.probes.data_stall import DATA_STALLED_MS, DataStall
 from replication.probes.disk import DiskProbe
 from replication.probes.sql import SqlFacts
 from replication.probes.wal_stall import WAL_STALLED_MS, WalStall
-from replication.proc import is_running
+from replication.proc import is_running, sleeps
 from replication.scrub.pace import Pace
 from replication.scrub.pause import Pause
 from replication.state_dir import AgentState, StateDir
@@ -68,6 +69,7 @@ class SqlMemory:
         self.highest_redo = 0
         """Where the latest checkpoint began that this start of PostgreSQL has told of."""
         self.wal = WalStall()
+        self.data = DataStall(sleeps)
         self._promoted_ms: int | None = None
 
     def begin(self) -> int:
@@ -86,12 +88,14 @@ class SqlMemory:
         self.highest_redo = max(self.highest_redo, facts.redo_lsn or 0)
         flushed = facts.receive_lsn if facts.in_recovery else facts.flush_lsn
         self.wal.noted(clock_ms(), frozenset(filter(is_running, facts.wal_waits)), flushed)
+        self.data.noted(clock_ms(), facts.data_waits)
 
     def forget(self) -> None:
         """No postmaster: nothing that it once said holds any more."""
         self.facts = self.ended_ms = self.error = self.fault = self._promoted_ms = None
         self.highest_redo = 0
         self.wal = WalStall()
+        self.data = DataStall(sleeps)
 
     def promoted(self, timeline: int) -> None:
         """The promotion itself has seen the end of recovery: told without waiting for another probe."""
@@ -182,20 +186,26 @@ class Memory:
             since = self._fault_since.setdefault(probe.fault, at)
             sentence = f"node {self.node.name}: {_FAULT_WORDS.get(probe.fault, probe.fault.value)} ({value})"
             found.append(Fault(probe.fault, 0.9, since, sentence, (evidence,)))
-        if self.sql.wal.stalled_ms >= WAL_STALLED_MS and all(
-            fault.kind is not FaultKind.STORAGE_STALLED for fault in found
-        ):
-            found.append(self._wal_stalled(at))
+        if all(fault.kind is not FaultKind.STORAGE_STALLED for fault in found):
+            found += self._stalled(at)
         for kind in set(self._fault_since) - {fault.kind for fault in found}:
             del self._fault_since[kind]
         return (*found, *self.log_faults.faults())
 
-    def _wal_stalled(self, at: str) -> Fault:
-        value = f"the same process waits for {self.sql.wal.stalled_ms} ms, and nothing was flushed meanwhile"
-        evidence = Evidence(what="wait events of WAL", by=f"agent {self.node.name}", at=at, value=value)
+    def _stalled(self, at: str) -> list[Fault]:
+        """What PostgreSQL's processes wait for on a disk that answers the probe."""
+        sql, name = self.sql, self.node.name
+        if sql.wal.stalled_ms >= WAL_STALLED_MS:
+            value = f"the same process waits for {sql.wal.stalled_ms} ms, and nothing was flushed meanwhile"
+            what, sentence = "wait events of WAL", f"node {name}: its disk takes no WAL ({value})"
+        elif sql.data.stalled_ms >= DATA_STALLED_MS:
+            value = f"a process waits in {sql.data.event} for {sql.data.stalled_ms} ms and was not woken meanwhile"
+            what, sentence = "wait events of data files", f"node {name}: its disk does not finish a block ({value})"
+        else:
+            return []
+        evidence = Evidence(what=what, by=f"agent {name}", at=at, value=value)
         since = self._fault_since.setdefault(FaultKind.STORAGE_STALLED, at)
-        sentence = f"node {self.node.name}: its disk takes no WAL ({value})"
-        return Fault(FaultKind.STORAGE_STALLED, 0.9, since, sentence, (evidence,))
+        return [Fault(FaultKind.STORAGE_STALLED, 0.9, since, sentence, (evidence,))]
 
 
 def build_report(memory: Memory, store: StateDir, supervisor: Supervisor) -> NodeReport:

@@ -53,6 +53,17 @@ def read_stat(pid: int) -> ProcessStat | None:
     return ProcessStat(parent=int(fields[1]), started=int(fields[19]), state=fields[0].decode())
 
 
+def sleeps(pid: int) -> int | None:
+    """How often it has gone to sleep (proc_pid_status(5), voluntary_ctxt_switches); None when it is gone or was stopped."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    found = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
+    stopped = found.get(b"State", b"").split()[:1] in ([b"T"], [b"t"], [b"Z"], [b"X"])
+    return None if stopped else int(found[b"voluntary_ctxt_switches"])
+
+
 def is_running(pid: int) -> bool:
     """It is there, and nobody has stopped it (proc(5): states T and t): what it waits for, it waits for."""
     stat = read_stat(pid)

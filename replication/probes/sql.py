@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import asyncpg
 import msgspec
@@ -13,6 +13,7 @@ from replication.crowding import TIMES
 from replication.errors import SQL_ERRORS, ActionFailed
 from replication.model import Reason, Receiver, Slot, Walsender
 from replication.node import Node
+from replication.probes.data_stall import WAITS
 from replication.settings_file import parse_names
 from replication.sql_write import bounded
 
@@ -40,6 +41,8 @@ SELECT json_build_object(
       FROM pg_stat_activity WHERE wait_event = 'SyncRep'),
   'wal_waits', coalesce((SELECT json_agg(pid) FROM pg_stat_activity
       WHERE lower(wait_event) IN ('walsync', 'walwrite', 'walinitsync', 'walinitwrite')), '[]'),
+  'data_waits', coalesce((SELECT json_object_agg(pid, lower(wait_event)) FROM pg_stat_activity
+      WHERE lower(wait_event) = ANY ($1)), '{}'),
   'receiver', (SELECT json_build_object('pid', pid, 'status', coalesce(status, ''),
       'name', coalesce(substring(conninfo FROM 'application_name=(\\S+)'), ''),
       'sender_port', coalesce(sender_port, 0), 'received_tli', coalesce(received_tli, 0)) FROM pg_stat_wal_receiver),
@@ -59,7 +62,8 @@ SELECT json_build_object(
 class SqlFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of one node; the fields are those of NodeReport, LSNs integers, None where the role has no such thing.
 
-    `receiver_pid` is the walreceiver's process, `term` what `locum.term` says, `wal_waits` who waits for WAL to be on the disk.
+    `receiver_pid` is the walreceiver's process, `term` what `locum.term` says, `wal_waits` who waits for WAL to be on the disk,
+    `data_waits` who waits for a block of a data file, and in which wait event.
     """
 
     in_recovery: bool
@@ -74,6 +78,7 @@ class SqlFacts(msgspec.Struct, frozen=True, kw_only=True):
     walsenders: tuple[Walsender, ...]
     commit_waiting_ms: int | None
     wal_waits: frozenset[int] = frozenset()
+    data_waits: Mapping[int, str] = msgspec.field(default_factory=dict)
     receiver: Receiver | None
     receiver_pid: int | None
     slots: tuple[Slot, ...]
@@ -109,6 +114,7 @@ class _Row(msgspec.Struct):
     walsenders: tuple[Walsender, ...]
     commit_waiting_ms: int | None
     wal_waits: frozenset[int]
+    data_waits: dict[int, str]
     receiver: _ReceiverRow | None
     slots: tuple[Slot, ...]
     commit_overrides: tuple[str, ...]
@@ -156,7 +162,7 @@ class SqlProbe:
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._node.connect(application_name="locum_probe", deadline_s=deadline_s)
-            work = self._connection.fetchval(_QUERY)
+            work = self._connection.fetchval(_QUERY, WAITS)
             return decode_facts(await bounded(self._connection, work, deadline_s=deadline_s, what="the SQL probe"))
         except BaseException:
             self.drop()
@@ -193,6 +199,7 @@ def decode_facts(text: str) -> SqlFacts:
         walsenders=row.walsenders,
         commit_waiting_ms=row.commit_waiting_ms,
         wal_waits=row.wal_waits,
+        data_waits=row.data_waits,
         receiver=receiver,
         receiver_pid=row.receiver.pid if row.receiver is not None else None,
         slots=row.slots,

@@ -24,9 +24,9 @@ from replication.scrub import wal_blocks
 from replication.scrub.findings import Findings
 from replication.scrub.ledger_service import LedgerService
 from replication.scrub.relation_path import fork_path
-from replication.scrub.wal_ledger import FIRST_LSN, Relation
+from replication.scrub.wal_ledger import FIRST_LSN, Ref, Relation
 from replication.threads import in_thread
-from replication.wal_files import segment_name
+from replication.wal_files import segment_name, segment_start
 
 _log = structlog.get_logger()
 
@@ -115,18 +115,20 @@ class PostMortem:
 
     async def _enders(self, timeline: int, first: int, last: int) -> dict[int, set[tuple[Relation, int]]]:
         """Of each record that ends from `first` to `last`, the blocks that it changed; of those in the middle of which WAL begins now,
-        none."""
+        none. What lies before a switch to a new segment is zero, and nothing can be read from there on: then from the new one."""
         start = max(first - _RECORD_BYTES, 0) // PAGE_BYTES * PAGE_BYTES
         names = await in_thread(os.listdir, self._local.node.data_dir / "pg_wal")
         number = (last - 1) // WAL_SEGMENT_BYTES
         while number * WAL_SEGMENT_BYTES > start and segment_name(timeline, number - 1) in names:
             number -= 1
         start = max(start, number * WAL_SEGMENT_BYTES)
-        try:
-            refs, _ = await wal_blocks.read_refs_as_text(self._local.node, timeline, start, last)
-        except ActionFailed as error:
-            _log.info("agent.post_mortem_without_wal", error=str(error)[:200])
-            return {}
+        refs: list[Ref] = []
+        for begin in (start, *range(segment_start(start) + WAL_SEGMENT_BYTES, last, WAL_SEGMENT_BYTES)):
+            try:
+                refs, _ = await wal_blocks.read_refs_as_text(self._local.node, timeline, begin, last)
+                break
+            except ActionFailed as error:
+                _log.info("agent.post_mortem_without_wal", error=str(error)[:200])
         enders: dict[int, set[tuple[Relation, int]]] = defaultdict(set)
         for ref in refs:
             enders[ref.end_lsn].add((ref.relation, ref.block))

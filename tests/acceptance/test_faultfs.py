@@ -66,6 +66,26 @@ async def test_a_disk_that_stalls_is_left_for_the_other_node(tmp_path: Path) -> 
         await ends_well(it, {"storage_stalled", "unresponsive"})
 
 
+async def test_a_disk_that_finishes_no_write_of_a_table_is_named_though_its_wal_and_the_probe_go_on(
+    tmp_path: Path,
+) -> None:
+    """The agent's own writes return, and those of the server do not: that looks like a network, and is none."""
+    async with story(tmp_path, "--faultfs") as it:
+        faulty = disk(it.cluster, it.primary)
+        faulty.arm(Fault(kind=Kind.STALL, op=Op.WRITE, files=Files.RELATION))
+        async with it.cluster.sql(it.primary) as connection:
+            checkpoint = asyncio.ensure_future(connection.execute("CHECKPOINT"))
+            try:
+                await it.cluster.wait_until(lambda view: view["primary"] == it.standby and view["phase"] == "degraded")
+            finally:
+                connection.terminate()
+                await asyncio.gather(checkpoint, return_exceptions=True)
+        await it.workload.until_acknowledged(RATE)
+        faulty.disarm()
+        incident = await ends_well(it, {"storage_stalled"})
+        assert "does not finish a block" in incident["verdict"]["sentence"]
+
+
 async def test_a_disk_that_vanishes_is_a_failover_and_its_node_comes_back_when_the_disk_does(tmp_path: Path) -> None:
     async with story(tmp_path, "--faultfs") as it:
         layout = Layout(Path(it.cluster.ready.token_file).parent.parent)
