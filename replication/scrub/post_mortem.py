@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import structlog
 
-from replication.errors import ActionFailed
+from replication.errors import ActionFailed, WalUnavailable
+from replication.history import read_timeline
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, FaultKind, Place, format_lsn
 from replication.page import PAGE_BYTES
@@ -26,7 +27,7 @@ from replication.scrub.ledger_service import LedgerService
 from replication.scrub.relation_path import fork_path
 from replication.scrub.wal_ledger import FIRST_LSN, Ref, Relation
 from replication.threads import in_thread
-from replication.wal_files import segment_name, segment_start
+from replication.wal_files import contiguous_end, segment_name, segment_start
 
 _log = structlog.get_logger()
 
@@ -85,7 +86,7 @@ class PostMortem:
             return
         try:
             async with asyncio.timeout(WITHIN_S):
-                all_suspects = await self._suspects()
+                all_suspects = await self._suspects(timeline)
                 _log.info("agent.post_mortem", pages_not_as_wal_has_them=len(all_suspects))
                 for stretch in by_stretch(all_suspects):
                     enders = await self._enders(timeline, stretch[0].lsn, stretch[-1].lsn)
@@ -95,13 +96,10 @@ class PostMortem:
         except (OSError, TimeoutError) as error:
             _log.info("agent.post_mortem_broke_off", error=repr(error)[:200])
 
-    async def _suspects(self) -> list[Suspect]:
+    async def _suspects(self, timeline: int) -> list[Suspect]:
         """Pages that are not on the disk as WAL has them: most were only not written yet."""
-        ledger = self._ledger.ledger
-        if ledger is None:
-            return []
         found: list[Suspect] = []
-        for relation, lasts in ledger.known().items():
+        for relation, lasts in (await self._lasts(timeline)).items():
             path = await in_thread(fork_path, self._local.node.data_dir, relation)
             if path is None or relation.number < _FIRST_NORMAL_OID:
                 continue
@@ -109,9 +107,30 @@ class PostMortem:
             found += [
                 Suspect(lsn, relation, block)
                 for block, lsn in seen.items()
-                if lsn is not None and lsn >= FIRST_LSN and lsn != lasts[block].lsn
+                if lsn is not None and lsn >= FIRST_LSN and lsn != lasts[block]
             ]
         return found
+
+    async def _lasts(self, timeline: int) -> dict[Relation, dict[int, int]]:
+        """Where each block's last record ended: as the ledger has it, and what it had not read yet when the process died. A page may
+        be younger than its last look, half a second ago."""
+        ledger = self._ledger.ledger
+        if ledger is None:
+            return {}
+        lasts = {
+            relation: {block: last.lsn for block, last in blocks.items()} for relation, blocks in ledger.known().items()
+        }
+        start, pg_wal = self._ledger.read_to, self._local.node.data_dir / "pg_wal"
+        try:
+            history = await in_thread(read_timeline, pg_wal, timeline)
+            stop = await in_thread(contiguous_end, pg_wal, history, start)
+            refs, _ = await wal_blocks.read_refs_as_text(self._local.node, timeline, start, stop)
+        except (ActionFailed, WalUnavailable, OSError, ValueError) as error:
+            _log.info("agent.post_mortem_without_wal", error=str(error)[:200])
+            return lasts
+        for ref in refs:
+            lasts.setdefault(ref.relation, {})[ref.block] = ref.end_lsn
+        return lasts
 
     async def _enders(self, timeline: int, first: int, last: int) -> dict[int, set[tuple[Relation, int]]]:
         """Of each record that ends from `first` to `last`, the blocks that it changed; of those in the middle of which WAL begins now,

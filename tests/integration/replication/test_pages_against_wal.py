@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,8 +13,8 @@ import pytest
 
 from failover.drill.faults.damage import page_of, resealed
 from replication.installation import find_installation
-from replication.model import WAL_SEGMENT_BYTES, Fault, FaultKind, Postmaster
-from replication.page import PAGE_BYTES, lsn_of
+from replication.model import Fault, FaultKind
+from replication.page import PAGE_BYTES
 from replication.scrub.compare import JudgePage
 from replication.scrub.findings import Findings
 from replication.scrub.ledger_service import LedgerService
@@ -24,7 +22,6 @@ from replication.scrub.page_judge import PageJudge
 from replication.scrub.relation_path import relation_at
 from replication.scrub.wal_ledger import Reading, Relation
 from replication.scrub.wal_questions import WalQuestions
-from replication.wal_files import segment_name
 from tests.nodes import NodeUnderTest, Pair, two_nodes
 
 pytestmark = pytest.mark.skipif(
@@ -289,51 +286,3 @@ async def test_files_that_nobody_else_sees_yet_are_told_from_those_of_a_table(tm
             assert await wal.is_committed(half or Relation(0, 0, 0))
         finally:
             wal.drop()
-
-
-@pytest.mark.parametrize("has_earlier_wal", [True, False])
-@pytest.mark.parametrize("not_written_yet", [0, 20])
-async def test_a_crash_over_a_page_of_another_table_is_known_for_what_it_is_although_nobody_can_be_asked(
-    tmp_path: Path, has_earlier_wal: bool, not_written_yet: int
-) -> None:
-    """PostgreSQL dies of a signal and says nothing of the page; its files and its WAL do, also where WAL begins right there, and
-    among many pages that are older on the disk because they were only not written yet."""
-    async with tables(tmp_path, **_IDLE) as (_, a, _b):
-        await a.connection.execute("CREATE TABLE other AS SELECT i, repeat('y', 150) FROM generate_series(1, 2000) i")
-        await a.connection.execute("CHECKPOINT")
-        other = a.node.settings.data_dir / await a.connection.fetchval("SELECT pg_relation_filepath('other')")
-        await change(a, 9, "newer")
-        await a.flush()
-        lsn = await a.connection.fetchval("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint")
-        await a.node.wait(lambda report: report.ledger is not None and report.ledger.read_to_lsn >= lsn - 8192)
-        page = page_of(await asyncio.to_thread(other.read_bytes), 9)
-        await a.plant(9, page)
-        for block in range(20, 20 + not_written_yet):
-            await change(a, block, "in shared buffers only")
-        lsn = await a.connection.fetchval("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint")
-        await a.node.wait(lambda report: report.ledger is not None and report.ledger.read_to_lsn >= lsn - 8192)
-        if not has_earlier_wal:
-            first = segment_name(1, (lsn_of(page) - 1) // WAL_SEGMENT_BYTES)
-            for segment in (a.node.settings.data_dir / "pg_wal").glob("0*"):
-                if segment.name < first:
-                    segment.unlink()
-        backend = await a.connection.fetchval("SELECT pg_backend_pid()")
-        os.kill(backend, signal.SIGSEGV)
-        fault = await finding(a.node, lambda one: one.kind is FaultKind.MISDIRECTED_WRITE)
-        assert fault.is_proof
-        assert [place.block for place in fault.places] == [9]
-
-
-async def test_a_crash_alone_accuses_no_page(tmp_path: Path) -> None:
-    """What shared buffers held is not on the disk, which is as it must be."""
-    async with tables(tmp_path, **_IDLE) as (_, a, _b):
-        for block in (3, 5, 9):
-            await change(a, block, "in shared buffers only")
-        lsn = await a.connection.fetchval("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint")
-        await a.node.wait(lambda report: report.ledger is not None and report.ledger.read_to_lsn >= lsn - 8192)
-        os.kill(await a.connection.fetchval("SELECT pg_backend_pid()"), signal.SIGSEGV)
-        await a.node.wait(lambda report: report.postmaster is Postmaster.EXITED)
-        async with asyncio.timeout(20):
-            while not a.node.running.scrub.post_mortem.looks:
-                await asyncio.sleep(0.05)
-        assert (await a.node.report()).faults == ()
