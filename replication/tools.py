@@ -10,6 +10,7 @@ from replication.model import Reason
 from replication.postmaster import clean_environment
 
 _SAID_CHARS_MAX = 400
+_REAPED_S = 1.0
 
 
 async def run_tool(
@@ -39,6 +40,9 @@ async def run_tool(
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REAPED_S):  # one that waits for a hung disk cannot die yet
+                    await process.wait()
     if process.returncode not in codes:
         said = " ".join((errors or output).decode(errors="replace").split())[-_SAID_CHARS_MAX:]
         raise ActionFailed(Reason.FAILED, f"{name} failed with code {process.returncode}: {said}")
