@@ -54,14 +54,15 @@ def read_stat(pid: int) -> ProcessStat | None:
 
 
 def sleeps(pid: int) -> int | None:
-    """How often it has gone to sleep (proc_pid_status(5), voluntary_ctxt_switches); None when it is gone or was stopped."""
+    """How often it has gone to sleep (proc_pid_status(5), voluntary_ctxt_switches); None while it does not sleep: it runs or waits for a
+    processor, was stopped, or is gone."""
     try:
         text = Path(f"/proc/{pid}/status").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
     found = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
-    stopped = found.get(b"State", b"").split()[:1] in ([b"T"], [b"t"], [b"Z"], [b"X"])
-    return None if stopped else int(found[b"voluntary_ctxt_switches"])
+    is_asleep = found.get(b"State", b"").split()[:1] in ([b"S"], [b"D"])
+    return int(found[b"voluntary_ctxt_switches"]) if is_asleep else None
 
 
 def is_running(pid: int) -> bool:

@@ -16,7 +16,7 @@ WAITS = ("datafileread", "datafilewrite", "datafileextend", "slruread", "slruwri
 
 
 class DataStall:
-    """Of one start of PostgreSQL. `sleeps` tells how often a process has gone to sleep; None where it is gone, or was stopped."""
+    """Of one start of PostgreSQL. `sleeps` tells how often a process has gone to sleep; None while it does not sleep."""
 
     def __init__(self, sleeps: Callable[[int], int | None]) -> None:
         self.stalled_ms = 0

@@ -40,7 +40,10 @@ def stall(*looks: Look) -> DataStall:
         ([(0, {7: ("datafileread", 5)}), (4_000, {8: ("datafileread", 5)})], 0),  # another process
         ([(0, {7: ("datafileread", 5)}), (4_000, {7: ("datafileextend", 5)})], 0),  # it goes on without a sleep
         ([(0, {7: ("datafileread", 5)}), (2_000, {}), (4_000, {7: ("datafileread", 5)})], 0),
-        ([(0, {7: ("datafileread", None)}), (4_000, {7: ("datafileread", None)})], 0),  # gone, or stopped by somebody
+        (
+            [(0, {7: ("datafileread", None)}), (4_000, {7: ("datafileread", None)})],
+            0,
+        ),  # gone, stopped, or waiting for a processor
         (
             [
                 (0, {7: ("slruread", 5)}),
@@ -79,3 +82,4 @@ def test_a_process_that_waits_sleeps_once_and_one_that_is_stopped_is_not_counted
             time.sleep(0.01)
         child.kill()
     assert sleeps(child.pid) is None
+    assert sleeps(os.getpid()) is None, "whoever asks runs"
