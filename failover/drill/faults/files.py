@@ -236,7 +236,7 @@ class FileFaults:
             await asyncio.to_thread(change, path)
         except OSError as error:
             raise NotInjected(f"{path.name} cannot be changed: {error.strerror}") from error
-        with contextlib.suppress(ClusterAway):  # what was dirty meanwhile has met it already
+        with contextlib.suppress(ClusterAway, NotInjected):  # what was dirty meanwhile has met it already
             await self._files.evict(relation)
         return path
 
