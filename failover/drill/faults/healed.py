@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from failover.drill.faultfs.client import FaultFsAway, FaultFsClient
 from failover.drill.faults.planted import Planted, what_healed
 
-_SPOILING = ("bit_flip", "torn_write", "lost_write", "misdirected_write")
+SPOILING = ("bit_flip", "torn_write", "lost_write", "misdirected_write")
+"""Kinds that leave something wrong on the disk."""
+
+
+def counts(strike: Mapping[str, Any]) -> bool:
+    """Whether a strike did any harm: an error is one whatever it met, but what is written for the first time holds nothing yet. Pure."""
+    return bool(strike["existed"]) or strike["kind"] not in SPOILING
 
 
 def healed(struck: Iterable[tuple[FaultFsClient, int]], planted: Sequence[Planted]) -> list[str]:
@@ -26,5 +33,5 @@ def _on(disk: FaultFsClient, before: int) -> list[str | None]:
         by = {one["fired"]: f"{one['by']} at {one['at']}" for one in disk.healed()}
     except FaultFsAway:
         return [None]
-    spoiling = [one["number"] for one in fired if one["kind"] in _SPOILING and one["op"] == "write"]
+    spoiling = [one["number"] for one in fired if one["kind"] in SPOILING and one["op"] == "write"]
     return [by.get(number) for number in spoiling] if spoiling else [None]

@@ -20,7 +20,7 @@ from failover.drill.faultfs.spec import parse_fault
 from failover.drill.faults import power
 from failover.drill.faults.damage import LOUD, Damage
 from failover.drill.faults.files import FileFaults
-from failover.drill.faults.healed import healed
+from failover.drill.faults.healed import counts, healed
 from failover.drill.faults.links import list_links, open_links, set_link
 from failover.drill.faults.live_files import LiveFiles
 from failover.drill.faults.planted import Planted
@@ -203,10 +203,10 @@ class Injector:
             await LiveFiles(self._cluster, node, self._nodes["primary"]).evict(table)
 
     async def _until_it_strikes(self, disk: FaultFsClient, before: int) -> None:
-        """A fault counts as injected when it has struck something that was there."""
+        """A fault counts as injected when it has struck. One that spoils what is written must have struck something that was there."""
         until_s = time.monotonic() + _STRIKES_WITHIN_S
         while time.monotonic() < until_s:
-            struck = [fired for fired in (await asyncio.to_thread(disk.fired))[before:] if fired["existed"]]
+            struck = [one for one in (await asyncio.to_thread(disk.fired))[before:] if counts(one)]
             if struck:
                 one = struck[0]
                 self.told.append(f"{one['kind']} at {one['op']} of {one['path']}, block {one['block']}, at {one['at']}")

@@ -11,6 +11,7 @@ import pytest
 from failover.drill.faultfs import strikes
 from failover.drill.faultfs.spec import Fault, Kind, Op
 from failover.drill.faultfs.table import Armed, FaultTable
+from failover.drill.faults.healed import counts
 
 DATA = bytes(range(256)) * 64
 """Two blocks."""
@@ -69,3 +70,13 @@ def test_a_stall_ends_with_its_healing_and_a_slow_operation_by_itself() -> None:
     began = time.monotonic()
     strikes.hold_up(armed(Fault(kind=Kind.SLOW, latency_ms=60)))
     assert time.monotonic() - began >= 0.06
+
+
+@pytest.mark.parametrize(
+    ("kind", "existed", "expected"),
+    [("enospc", False, True), ("stall", False, True), ("bit_flip", False, False), ("lost_write", True, True)],
+)
+def test_an_error_is_one_whatever_it_meets_but_a_block_that_is_new_holds_nothing_to_spoil(
+    kind: str, existed: bool, expected: bool
+) -> None:
+    assert counts({"kind": kind, "existed": existed}) is expected
