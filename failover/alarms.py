@@ -27,6 +27,7 @@ _DEGRADED_PATIENCE_MS = 10_000
 _CUT_OFF_PATIENCE_MS = 1_500
 """Longer than it takes to give a lost standby up: until then writes wait for that."""
 _WRITES_FAILING_MS = 1_000
+_COMMIT_WAITS_MS = 500
 _FRESH_SERVER_MS = 3_000
 
 
@@ -72,13 +73,14 @@ def standing(state: State, observation: Observation, phase: Phase) -> list[Stand
 
 
 def _cut_off_servers(state: State, observation: Observation) -> list[Standing]:
-    """Servers whose writes do not return although the primary answers its own agent: the path between them, most likely,
-    and nothing that a promotion would mend."""
+    """Servers whose writes do not return although the primary answers its own agent, and they wait neither for its disk nor for its
+    standby: the path between them, most likely, and nothing that a promotion would mend."""
     primary = observation.nodes.get(state.primary or "")
     if primary is None or primary.stage is not Stage.OPEN or primary.sql is None or not primary.sql.ok:
         return []
-    if any(fault.kind is FaultKind.STORAGE_STALLED for fault in primary.faults):
-        return []  # they wait for its disk
+    waits_for_standby = (primary.commit_waiting_ms or 0) >= _COMMIT_WAITS_MS
+    if waits_for_standby or any(fault.kind is FaultKind.STORAGE_STALLED for fault in primary.faults):
+        return []
     return [
         Standing(
             f"server_cut_off.{seen.report.server}",

@@ -56,6 +56,16 @@ def test_a_server_whose_writes_do_not_return_while_the_primary_answers_its_agent
         assert standing(HEALTHY, msgspec.structs.replace(SEEN, servers=(other,)), Phase.HEALTHY) == []
 
 
+def test_writes_that_wait_for_a_disk_or_for_the_standby_do_not_point_to_the_network() -> None:
+    report = ServerReport(server="s1", term=HEALTHY.term, phase="healthy", primary="a", writes_failing_ms=1_200)
+    seen = msgspec.structs.replace(SEEN, servers=(SeenServer(report, 100),))
+    stalled = Fault(FaultKind.STORAGE_STALLED, 0.9, "T", "it does not finish a block")
+    for changed in ({"commit_waiting_ms": 1_100}, {"faults": (stalled,)}):
+        nodes = {**seen.nodes, "a": msgspec.structs.replace(primary_report(), **changed)}
+        found = standing(HEALTHY, msgspec.structs.replace(seen, nodes=nodes), Phase.HEALTHY)
+        assert "server_cut_off.s1" not in names(found)
+
+
 def test_the_cores_own_alarm_on_a_missing_standby_is_enough() -> None:
     state = msgspec.structs.replace(HEALTHY, alarms=(Alarm("no_standby", "T", "nothing may be promoted"),))
     assert names(standing(state, SEEN, Phase.DEGRADED)) == ["no_standby"]
