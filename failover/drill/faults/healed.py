@@ -13,8 +13,9 @@ SPOILING = ("bit_flip", "torn_write", "lost_write", "misdirected_write")
 
 
 def counts(strike: Mapping[str, Any]) -> bool:
-    """Whether a strike did any harm: an error is one whatever it met, but what is written for the first time holds nothing yet. Pure."""
-    return bool(strike["existed"]) or strike["kind"] not in SPOILING
+    """Whether a strike did any harm: an error is one whatever it met, and what went elsewhere has written over that place; but what is
+    written for the first time holds nothing yet. Pure."""
+    return bool(strike["existed"]) or strike["kind"] not in SPOILING or strike["kind"] == "misdirected_write"
 
 
 def healed(struck: Iterable[tuple[FaultFsClient, int]], planted: Sequence[Planted]) -> list[str]:

@@ -74,7 +74,13 @@ def test_a_stall_ends_with_its_healing_and_a_slow_operation_by_itself() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "existed", "expected"),
-    [("enospc", False, True), ("stall", False, True), ("bit_flip", False, False), ("lost_write", True, True)],
+    [
+        ("enospc", False, True),
+        ("stall", False, True),
+        ("bit_flip", False, False),
+        ("misdirected_write", False, True),
+        ("lost_write", True, True),
+    ],
 )
 def test_an_error_is_one_whatever_it_meets_but_a_block_that_is_new_holds_nothing_to_spoil(
     kind: str, existed: bool, expected: bool
