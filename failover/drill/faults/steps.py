@@ -203,7 +203,7 @@ class Injector:
             await LiveFiles(self._cluster, node, self._nodes["primary"]).evict(table)
 
     async def _until_it_strikes(self, disk: FaultFsClient, before: int) -> None:
-        """A fault counts as injected when it has struck. One that spoils what is written in its place must have struck something that was there."""
+        """A fault counts as injected when it has struck. One that spoils a block in its place must have struck one that was there."""
         until_s = time.monotonic() + _STRIKES_WITHIN_S
         while time.monotonic() < until_s:
             struck = [one for one in (await asyncio.to_thread(disk.fired))[before:] if counts(one)]
