@@ -371,7 +371,10 @@ $$;
 -- Many new appointments in one transaction, each with its own result: [{"n", "kept"}] or [{"n", "refused"}], in the order of the
 -- members. The same rules as locum_take, as sets instead of row by row. Members name their slot by its id. What it does not
 -- decide (a key that is claimed twice at once, a deadlock) is an error of the whole, and each is then written alone.
-CREATE OR REPLACE FUNCTION locum_take_many(p_members jsonb, p_expected jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+-- Keys are looked up by their index: a scan of the table ends where the file ends, and a disk that forgot to make it longer hides
+-- the rows of its last page, which their index leads to; the patient would be told that his own booking is in the way.
+CREATE OR REPLACE FUNCTION locum_take_many(p_members jsonb, p_expected jsonb) RETURNS jsonb LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     results jsonb;
 BEGIN
