@@ -49,7 +49,7 @@ _TOAST = re.compile(r"\bfor toast value \d+ in (pg_toast_\d+)")
 _BLOCK = re.compile(r"\b(?:among )?blocks? (\d+)")
 _FIRST_BAD = re.compile(r"Block (\d+) held the first invalid page")
 _FORK_OR_SEGMENT = re.compile(r"(?:_(?:fsm|vm|init))?(?:\.\d+)?$")
-_OF_THE_KERNEL = re.compile(r"could not (?:read|write|fsync|extend|truncate|open|stat)\b.*\b(?:file|block)")
+_OF_THE_KERNEL = re.compile(r"could not (?:read|write|fsync|extend|truncate|open|create|stat)\b.*\b(?:file|block)")
 _RELATIONS = ("base/", "global/", "pg_tblspc/", "pg_xact/", "pg_multixact/")
 
 

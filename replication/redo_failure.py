@@ -26,8 +26,9 @@ _log = structlog.get_logger()
 _AT = re.compile(r"WAL redo at ([0-9A-F]+/[0-9A-F]+) for ")
 _BLOCK = re.compile(r"blkref #0: rel (\d+)/(\d+)/(\d+)(, fork \d+)?, blk (\d+)")
 _TRIES, _PAUSE_S = 6, 0.3
-_OF_THE_HOST = ("53", "57", "58")
-"""Classes of SQLSTATE: no space or memory, stopped by somebody, an error of the system. The page is not what it broke off over."""
+_OF_THE_HOST = ("53", "57", "58", "42501")
+"""Beginnings of SQLSTATE: no space or memory, stopped by somebody, an error of the system, a disk that is read-only (elog.c,
+errcode_for_file_access). The page is not what it broke off over."""
 
 
 def parse_redo_failure(context: str) -> tuple[int, Relation | None, int | None] | None:
@@ -51,7 +52,7 @@ class RedoWatch:
     def heard(self, line: LogLine) -> bool:
         """Whether this line tells of a recovery that broke off over what it read; then `ask` is to be run, and the node is left alone."""
         found = parse_redo_failure(line.context)
-        if found is None or line.state_code[:2] in _OF_THE_HOST:
+        if found is None or line.state_code.startswith(_OF_THE_HOST):
             return False
         lsn, _, block = found
         known = self._local.memory.redo_failure

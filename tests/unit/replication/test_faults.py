@@ -44,6 +44,8 @@ def test_fault_of(error: Exception, kind: FaultKind | None) -> None:
          FaultKind.PAGE_CORRUPT, Place("base/5/16397", block=7)),
         ("ERROR", "XX001", "could not read from WAL segment 000000010000000000000019, offset 0: read 0 of 8192",
          FaultKind.WAL_CORRUPT, Place("pg_wal/000000010000000000000019")),
+        ("FATAL", "42501", 'could not create file "base/5/16397_fsm": Read-only file system', FaultKind.READ_ONLY,
+         Place("base/5/16397")),
         ("ERROR", "58030", 'could not read blocks 7..7 in file "base/5/16397": Input/output error',
          FaultKind.STORAGE_ERROR, Place("base/5/16397", block=7)),
         ("PANIC", "58030", 'could not fsync file "base/5/16397_vm": Input/output error', FaultKind.STORAGE_ERROR,

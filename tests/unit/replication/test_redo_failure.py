@@ -30,7 +30,8 @@ def test_the_record_and_its_block_are_read(context: str, expected: object) -> No
 
 
 @pytest.mark.parametrize(
-    ("state_code", "expected"), [("XX000", True), ("XX001", True), ("53100", False), ("58030", False), ("57P01", False)]
+    ("state_code", "expected"),
+    [("XX000", True), ("XX001", True), ("53100", False), ("58030", False), ("42501", False), ("57P01", False)],
 )
 def test_a_disk_that_is_full_or_broken_is_no_question_of_whose_page_is_wrong(state_code: str, expected: bool) -> None:
     """Nobody waits for an answer: the standby is lost at once, and its primary goes on."""
