@@ -14,7 +14,7 @@ import pytest
 from failover.drill.faults.damage import page_of, resealed
 from replication.installation import find_installation
 from replication.model import Fault, FaultKind
-from replication.page import PAGE_BYTES
+from replication.page import PAGE_BYTES, lsn_of
 from replication.scrub.compare import JudgePage
 from replication.scrub.findings import Findings
 from replication.scrub.ledger_service import LedgerService
@@ -271,6 +271,46 @@ async def test_a_page_that_is_empty_because_its_table_was_cut_off_since_is_no_fa
             assert (await judge.judge(asked)).reading == Reading.UNTOLD
         finally:
             behind.wal.drop()
+
+
+@pytest.mark.parametrize(("written_by", "reading"), [("a hint", Reading.UNTOLD), ("a change", Reading.STALE)])
+async def test_a_page_older_than_its_peers_is_stale_only_if_the_record_between_them_must_have_moved_it(
+    tmp_path: Path, written_by: str, reading: Reading
+) -> None:
+    """PostgreSQL itself may leave the LSN as it was when it sets a hint (bufmgr.c, MarkBufferDirtyHint). A ledger that began
+    later asks WAL for the record at which the peer's page ends."""
+    async with tables(tmp_path, **_IDLE) as (_, a, _b):
+        deletion = a.connection.transaction()
+        await deletion.start()
+        await a.connection.execute("DELETE FROM appointment WHERE ctid = '(9,3)'")
+        await deletion.rollback()  # what reads that row next leaves a hint that it lives
+        await a.flush()
+        old = await a.page(9)
+        if written_by == "a hint":
+            await a.connection.fetchval("SELECT count(note) FROM appointment")
+        else:
+            await change(a, 9, "newer")
+        await a.flush()
+        peer_lsn = lsn_of(await a.page(9))
+        assert peer_lsn > lsn_of(old), "nothing was logged"
+        await a.connection.execute("SELECT pg_switch_wal()")
+        await a.connection.execute("CHECKPOINT")
+        await a.plant(9, old)
+        await a.node.wait(lambda report: report.redo_lsn is not None and report.redo_lsn > peer_lsn)
+        agent = a.node.running
+        later = LedgerService(agent.local, Findings(agent.memory, lambda _kind: None), lambda: None)
+        judge = PageJudge(agent.local, Findings(agent.memory, lambda _kind: None), later)
+        try:
+            async with asyncio.timeout(20):
+                while later.ledger is None or later.redo_lsn < peer_lsn:
+                    await later._follow()
+                    await asyncio.sleep(0.02)
+            path = str(a.path.relative_to(a.node.settings.data_dir))
+            relation = relation_at(path)
+            assert relation is not None and later.ledger.last(relation, 9) is None, "the ledger itself would tell"
+            assert (await judge.judge(JudgePage(path, 9, peer_lsn, False))).reading == reading
+        finally:
+            later.wal.drop()
 
 
 async def test_files_that_nobody_else_sees_yet_are_told_from_those_of_a_table(tmp_path: Path) -> None:
