@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_POINTERS_AT, _POINTER_BYTES, _NORMAL = 24, 4, 1
+_POINTERS_AT, _POINTER_BYTES, _NORMAL, _DEAD = 24, 4, 1, 3
 _HEADER_BYTES = 23  # src/include/access/htup_details.h, SizeofHeapTupleHeader
 _LOGGED_HEADER_BYTES, _LOGGED_MULTI = 5, struct.Struct("<HHHB")
 _SUPER_DELETE = 0x08  # src/include/access/heapam_xlog.h, XLH_DELETE_IS_SUPER
@@ -255,14 +255,16 @@ class _Tuple(NamedTuple):
 
 
 def _tuple(page: bytes, number: int) -> _Tuple | None:
-    """What lies at one place of a page; None where there is none."""
+    """What lies at one place of a page; None where there is none. An index's entry that is marked dead is there: the mark is a hint
+    that no WAL names, while a heap's dead place has no storage (src/include/storage/itemid.h)."""
     lower = struct.unpack_from("<H", page, 12)[0]
     at = _POINTERS_AT + (number - 1) * _POINTER_BYTES
     if number < 1 or at + _POINTER_BYTES > lower:
         return None
     (pointer,) = struct.unpack_from("<I", page, at)
     start, length = pointer & 0x7FFF, pointer >> 17
-    if (pointer >> 15) & 3 != _NORMAL or start + 8 > len(page):
+    flag = (pointer >> 15) & 3
+    if flag not in (_NORMAL, _DEAD) or not length or start + 8 > len(page):
         return None
     xmin, xmax = struct.unpack_from("<II", page, start)
     return _Tuple(int(xmin), int(xmax), page[start + _HEADER_BYTES : start + length])

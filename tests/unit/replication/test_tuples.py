@@ -63,6 +63,17 @@ def test_a_tuple_shows_who_wrote_it_and_who_changed_it_last() -> None:
     assert without_trace(page((699, 0)), traces([INSERT])) == ["tuple 1 is of transaction 699, not 700"]
 
 
+def test_an_index_entry_that_was_marked_dead_since_its_image_is_there_and_a_dead_place_of_a_heap_is_not() -> None:
+    image = page((700, 5), (701, 6))
+    killed, gone = bytearray(image), bytearray(image)
+    pointer = struct.unpack_from("<I", image, 28)[0]
+    struct.pack_into("<I", killed, 28, pointer | 3 << 15)
+    struct.pack_into("<I", gone, 28, 3 << 15)
+    expected = traces([HeapRecord("XLOG FPI_FOR_HINT", "", 0, 0, True, image)])
+    assert without_trace(bytes(killed), expected) == altered(bytes(killed), expected) == []
+    assert without_trace(bytes(gone), expected) == ["no tuple 2, which transaction 701 wrote"]
+
+
 def test_an_update_across_blocks_leaves_one_tuple_on_each() -> None:
     said = "old_xmax: 706, old_off: 1, old_infobits: [], flags: 0x00, new_xmax: 0, new_off: 5"
     assert traces([INSERT, record("UPDATE", said, 706, block_id=1, alone=False)]) == {1: Trace(700, 706)}
