@@ -2,8 +2,8 @@
 
 Hint bits, kill marks and garbage differ between nodes although nothing is wrong. What is cleared follows PostgreSQL's own masks
 for wal_consistency_checking: src/backend/access/common/bufmask.c, heap_mask (heapam_xlog.c), btree_mask (nbtxlog.c); but status
-bits that WAL does determine are kept: the frozen pair, and XMAX_INVALID where there is no xmax. Heaps and B-trees; for digests GiST too
-(gist_mask in gistxlog.c), which forbids double booking.
+bits that WAL does determine are kept: the frozen pair, and XMAX_INVALID where there is no xmax. Heaps and B-trees; for digests also
+GiST (gist_mask in gistxlog.c), which forbids double booking, GIN (gin_mask in ginxlog.c) and SP-GiST (spg_mask in spgxlog.c).
 """
 
 from __future__ import annotations
@@ -15,25 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replication.page import PAGE_BYTES, Pages
+from replication.page_kinds import HEADER_BYTES, POINTER_BYTES, WIDE_SPECIAL, Headers, headers, kinds
 
-_HEADER_BYTES, _POINTER_BYTES = 24, 4
-_BTREE_SPECIAL = PAGE_BYTES - 16
-_CYCLE_ID_MAX = 0xFF7F  # src/include/access/nbtree.h, MAX_BT_CYCLE_ID: other indexes put their mark above
-_LEAF, _DELETED, _META, _SPLIT_END, _GARBAGE = 0x01, 0x04, 0x08, 0x20, 0x40
-_GIST_ID, _GIST_LEAF, _GIST_DELETED, _GIST_HINTS = 0xFF81, 0x01, 0x02, 0x18  # src/include/access/gist.h
-_NSN_BYTES = 8
+_SPLIT_END, _GARBAGE = 0x20, 0x40  # src/include/access/nbtree.h
+_GIST_HINTS, _NSN_BYTES = 0x18, 8  # src/include/access/gist.h
 _NORMAL, _DEAD = 1, 3  # src/include/storage/itemid.h
 _COMBOCID, _XMIN_BITS, _XMAX_COMMITTED, _XMAX_INVALID = 0x0020, 0x0300, 0x0400, 0x0800  # htup_details.h
 _SPECULATIVE = 0xFFFE
 _DIGEST_BYTES = 8
 _PADDING_MAX = 8
 """Longer than what an item is aligned to (MAXALIGN): then it is a hole."""
-
-
-class _Headers(NamedTuple):
-    lower: NDArray[np.int64]
-    upper: NDArray[np.int64]
-    special: NDArray[np.int64]
 
 
 class _Items(NamedTuple):
@@ -57,8 +48,8 @@ class Canonical(NamedTuple):
 
 def digests(pages: Pages, first_block: int) -> list[bytes | None]:
     """A digest of the canonical form of each whole page, without its LSN; None for one that has no such form here: empty, of
-    another access method, or a deleted B-tree page."""
-    fit, canonical, _ = canonical_pages(pages, first_block, with_gist=True)
+    another access method (hash, BRIN, sequences), or deleted."""
+    fit, canonical, _ = canonical_pages(pages, first_block, to_compare=True)
     return [
         hashlib.blake2b(page[8:].tobytes(), digest_size=_DIGEST_BYTES).digest() if is_fit else None
         for is_fit, page in zip(fit, canonical, strict=True)
@@ -66,43 +57,27 @@ def digests(pages: Pages, first_block: int) -> list[bytes | None]:
 
 
 def canonical_pages(
-    pages: Pages, blocks: int | NDArray[np.int64], *, keep_all_visible: bool = False, with_gist: bool = False
+    pages: Pages, blocks: int | NDArray[np.int64], *, keep_all_visible: bool = False, to_compare: bool = False
 ) -> Canonical:
     """`blocks`: the number of the first page, or of each. `keep_all_visible`: where the form is to be written, PD_ALL_VISIBLE must
-    go on agreeing with the visibility map. `with_gist`: never where it is to be written, since searches need what is cleared.
+    go on agreeing with the visibility map. `to_compare`: never where it is to be written, since searches of GiST need what is cleared.
     """
     out = pages.copy()
-    heads = _headers(pages)
-    opaque = pages[:, PAGE_BYTES - 4 :].copy().view("<u2")
-    flags = np.where(heads.special == _BTREE_SPECIAL, opaque[:, 0], 0).astype(np.int64)
-    is_used = (
-        (heads.lower >= _HEADER_BYTES)
-        & (heads.lower <= heads.upper)
-        & (heads.upper <= heads.special)
-        & (heads.special <= PAGE_BYTES)
-    )
-    is_heap = is_used & (heads.special == PAGE_BYTES)
-    is_btree = is_used & (heads.special == _BTREE_SPECIAL) & (opaque[:, 1] <= _CYCLE_ID_MAX) & (flags & _DELETED == 0)
-    is_gist = is_used & (heads.special == _BTREE_SPECIAL) & (opaque[:, 1] == _GIST_ID) & (flags & _GIST_DELETED == 0)
-    is_gist &= with_gist
-    fit = is_heap | is_btree | is_gist
+    heads = headers(pages)
+    found = kinds(pages, heads)
+    fit = found.heap | found.btree
+    if to_compare:
+        fit |= found.gist | found.other
     _clear_hints(out, fit, 0xFC if keep_all_visible else 0xF8)
-    with_items = is_heap | (is_btree & (flags & _META == 0)) | is_gist
-    is_leaf = (is_btree & (flags & _LEAF != 0)) | (is_gist & (flags & _GIST_LEAF != 0))
     hinted = np.zeros(len(out), dtype=np.bool_)
-    hinted[_revive(out, heads, is_leaf)] = True
-    items = _items(out, heads, with_items)
+    hinted[_revive(out, heads, found.with_marks & fit)] = True
+    items = _items(out, heads, found.with_items & fit)
     numbers = np.arange(len(out)) + blocks if isinstance(blocks, int) else blocks
-    hinted[_mask_tuples(out, items, is_heap, numbers)] = True
-    _clear_btree(out, is_btree)
-    _clear_gist(out, is_gist)
+    hinted[_mask_tuples(out, items, found.heap, numbers)] = True
+    _clear_btree(out, found.btree)
+    _clear_gist(out, found.gist & fit)
     _clear_uncovered(out, heads, items, fit)
     return Canonical(fit, out, hinted)
-
-
-def _headers(pages: Pages) -> _Headers:
-    words = pages[:, :_HEADER_BYTES].copy().view("<u2").astype(np.int64)
-    return _Headers(words[:, 6], words[:, 7], words[:, 8])
 
 
 def _clear_hints(out: Pages, fit: NDArray[np.bool_], flags_kept: int) -> None:
@@ -115,30 +90,30 @@ def _clear_hints(out: Pages, fit: NDArray[np.bool_], flags_kept: int) -> None:
         out[:, column] &= keep
 
 
-def _revive(out: Pages, heads: _Headers, is_leaf: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _revive(out: Pages, heads: Headers, is_leaf: NDArray[np.bool_]) -> NDArray[np.int64]:
     """An index entry that was marked dead is normal again: the mark is a hint. The pages that had any."""
     rows = np.flatnonzero(is_leaf)
     if not len(rows):
         return rows
-    count = int((heads.lower[rows].max() - _HEADER_BYTES) // _POINTER_BYTES)
-    stop = _HEADER_BYTES + count * _POINTER_BYTES
-    pointers = out[rows, _HEADER_BYTES:stop].copy().view("<u4")
-    there = np.arange(count) < ((heads.lower[rows] - _HEADER_BYTES) // _POINTER_BYTES)[:, None]
+    count = int((heads.lower[rows].max() - HEADER_BYTES) // POINTER_BYTES)
+    stop = HEADER_BYTES + count * POINTER_BYTES
+    pointers = out[rows, HEADER_BYTES:stop].copy().view("<u4")
+    there = np.arange(count) < ((heads.lower[rows] - HEADER_BYTES) // POINTER_BYTES)[:, None]
     dead = there & (((pointers >> 15) & 3) == _DEAD) & ((pointers >> 17) > 0)
     pointers = np.where(dead, (pointers & ~np.uint32(3 << 15)) | np.uint32(_NORMAL << 15), pointers)
-    out[rows, _HEADER_BYTES:stop] = pointers.astype("<u4").view(np.uint8)
+    out[rows, HEADER_BYTES:stop] = pointers.astype("<u4").view(np.uint8)
     marked: NDArray[np.int64] = rows[dead.any(axis=1)]
     return marked
 
 
-def _items(out: Pages, heads: _Headers, with_items: NDArray[np.bool_]) -> _Items:
+def _items(out: Pages, heads: Headers, with_items: NDArray[np.bool_]) -> _Items:
     rows = np.flatnonzero(with_items)
-    counts = np.maximum(0, (heads.lower[rows] - _HEADER_BYTES) // _POINTER_BYTES)
+    counts = np.maximum(0, (heads.lower[rows] - HEADER_BYTES) // POINTER_BYTES)
     most = int(counts.max()) if len(rows) else 0
     if not most:
         nothing = np.zeros(0, dtype=np.int64)
         return _Items(nothing, nothing, nothing, nothing)
-    pointers = out[rows, _HEADER_BYTES : _HEADER_BYTES + most * _POINTER_BYTES].copy().view("<u4").astype(np.int64)
+    pointers = out[rows, HEADER_BYTES : HEADER_BYTES + most * POINTER_BYTES].copy().view("<u4").astype(np.int64)
     at, flag, length = pointers & 0x7FFF, (pointers >> 15) & 3, pointers >> 17
     fits = (at >= heads.upper[rows][:, None]) & (at + length <= heads.special[rows][:, None])
     kept = (np.arange(most) < counts[:, None]) & (flag != 0) & (flag != 2) & (length > 0) & fits
@@ -148,7 +123,7 @@ def _items(out: Pages, heads: _Headers, with_items: NDArray[np.bool_]) -> _Items
 
 def _mask_tuples(out: Pages, items: _Items, is_heap: NDArray[np.bool_], blocks: NDArray[np.int64]) -> NDArray[np.int64]:
     """The pages of the tuples that had anything but t_cid to be masked, some more than once."""
-    chosen = is_heap[items.page] & (items.length >= _HEADER_BYTES - 1)
+    chosen = is_heap[items.page] & (items.length >= HEADER_BYTES - 1)
     page, number = items.page[chosen], items.number[chosen]
     start = page * PAGE_BYTES + items.at[chosen]
     flat = out.reshape(-1)
@@ -186,11 +161,11 @@ def _clear_btree(out: Pages, is_btree: NDArray[np.bool_]) -> None:
 
 def _clear_gist(out: Pages, is_gist: NDArray[np.bool_]) -> None:
     """The LSN of the last split, and marks that are set without WAL."""
-    out[is_gist, _BTREE_SPECIAL : _BTREE_SPECIAL + _NSN_BYTES] = 0
+    out[is_gist, WIDE_SPECIAL : WIDE_SPECIAL + _NSN_BYTES] = 0
     out[is_gist, PAGE_BYTES - 4] &= 0xFF & ~_GIST_HINTS
 
 
-def _clear_uncovered(out: Pages, heads: _Headers, items: _Items, fit: NDArray[np.bool_]) -> None:
+def _clear_uncovered(out: Pages, heads: Headers, items: _Items, fit: NDArray[np.bool_]) -> None:
     """Zero everything between the line pointers and the special space that is no item: the hole, padding, old tuples."""
     start, end = _uncovered(heads, items, fit)
     flat, length = out.reshape(-1), end - start
@@ -201,7 +176,7 @@ def _clear_uncovered(out: Pages, heads: _Headers, items: _Items, fit: NDArray[np
         flat[first:stop] = 0
 
 
-def _uncovered(heads: _Headers, items: _Items, fit: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _uncovered(heads: Headers, items: _Items, fit: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The ranges of bytes, counted from the first page on, that neither head, item nor special space covers; of pages that do not
     fit, none."""
     base = np.arange(len(fit)) * PAGE_BYTES

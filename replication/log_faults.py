@@ -9,7 +9,7 @@ import msgspec
 
 from replication.faults import fault_of_line, place_of, told_sqlstate
 from replication.log_tail import LogLine
-from replication.model import Evidence, Fault, FaultKind
+from replication.model import Evidence, Fault, FaultKind, Place
 from replication.wall_clock import wall_now
 
 PLACES_MAX = 20
@@ -64,6 +64,20 @@ class LogFaults:
         """What was damaged was made anew in place; if it is not so, the next look finds it again."""
         self._found.pop(kind, None)
         self._seen_s.pop(kind, None)
+
+    def disproved(self, kind: FaultKind, is_whole: Callable[[Place], bool]) -> bool:
+        """Places of a suspicion that were looked at again and are whole; it ends with the last of them. True when any was."""
+        known = self._found.get(kind)
+        if known is None or known.is_proof:
+            return False
+        left = tuple(place for place in known.places if not is_whole(place))
+        if left == known.places:
+            return False
+        if left:
+            self._found[kind] = msgspec.structs.replace(known, places=left)
+        else:
+            self.repaired(kind)
+        return True
 
     def clear(self) -> None:
         """The data directory was made anew."""

@@ -86,9 +86,10 @@ def lsns(pages: Pages) -> NDArray[np.uint64]:
     return (halves[:, 0] << np.uint64(32)) | halves[:, 1]
 
 
-def is_gist(page: bytes) -> bool:
-    """A page of a GiST index, by the mark that ends it (src/include/access/gist.h, GIST_PAGE_ID)."""
-    return page[16:18] == (PAGE_BYTES - 16).to_bytes(2, "little") and page[-2:] == b"\x81\xff"
+def has_rows_or_keys(page: bytes) -> bool:
+    """A page of a heap or a B-tree (src/include/access/nbtree.h, MAX_BT_CYCLE_ID: other indexes end theirs with a mark above)."""
+    special = int.from_bytes(page[16:18], "little")
+    return special == PAGE_BYTES or (special == PAGE_BYTES - 16 and int.from_bytes(page[-2:], "little") <= 0xFF7F)
 
 
 def lsn_of(page: bytes) -> int:

@@ -5,7 +5,7 @@ Every type here crosses a process boundary as JSON through msgspec; durations an
 
 from __future__ import annotations
 
-from replication.model.faults import PROOF_CONFIDENCE_MIN, Cause, Evidence, Fault, FaultKind, Place
+from replication.model.faults import FREE_SPACE_MAP, PROOF_CONFIDENCE_MIN, Cause, Evidence, Fault, FaultKind, Place
 from replication.model.lsn import (
     WAL_SEGMENT_BYTES,
     WAL_SEGMENT_MB,
@@ -42,6 +42,7 @@ from replication.model.report import NodeReport
 from replication.model.search import CompareStatus, LedgerStatus, ScrubStatus
 
 __all__ = [
+    "FREE_SPACE_MAP",
     "PROOF_CONFIDENCE_MIN",
     "WAL_SEGMENT_BYTES",
     "WAL_SEGMENT_MB",

@@ -69,6 +69,10 @@ class Evidence(msgspec.Struct, frozen=True):
     value: str
 
 
+FREE_SPACE_MAP = "_fsm"
+"""How the path of a map of free space ends. It is a hint without WAL, of which damage convicts nobody."""
+
+
 class Place(msgspec.Struct, frozen=True):
     """Where on a disk an error lies, as PostgreSQL names it.
 

@@ -63,9 +63,9 @@ class Doubt(StrEnum):
     DIFFER = "differ"
 
 
-def doubt(own: Seen, peer: Seen, own_redo: int, peer_redo: int, *, is_catalog: bool = False) -> Doubt | None:
+def doubt(own: Seen, peer: Seen, own_redo: int, peer_redo: int) -> Doubt | None:
     """A page is late when the other node has it with an LSN that its own last checkpoint must have written. At one LSN the
-    contents must be equal, but for those of catalogs, which are changed in place.
+    contents must be equal, those of catalogs too: what changes them in place is in WAL (heapam.c, heap_inplace_update).
 
     Not compared: a page that is not whole, which other checks name, and one with an LSN that is none. Not late: a page with the
     same content (two backends that set hint bits side by side leave either's LSN, see wal_ledger.Mark).
@@ -79,4 +79,4 @@ def doubt(own: Seen, peer: Seen, own_redo: int, peer_redo: int, *, is_catalog: b
         return Doubt.OWN_LATE
     if peer.lsn < own.lsn <= peer_redo:
         return Doubt.PEER_LATE
-    return Doubt.DIFFER if own.lsn == peer.lsn and have_both and not is_catalog else None
+    return Doubt.DIFFER if own.lsn == peer.lsn and have_both else None

@@ -162,10 +162,9 @@ class CompareService:
         doubts: list[tuple[Range, Doubt]] = []
         compared = 0
         for one, here, there in zip(ranges, own.pages, theirs.pages, strict=True):
-            is_catalog = _is_catalog(one.path)
             for index, (ours, its) in enumerate(zip(here, there, strict=False)):
                 compared += 1
-                found = doubt(ours, its, own.redo_lsn, theirs.redo_lsn, is_catalog=is_catalog)
+                found = doubt(ours, its, own.redo_lsn, theirs.redo_lsn)
                 if found is not None:
                     doubts.append((Range(one.path, one.first + index, 1), found))
         return compared, doubts

@@ -39,6 +39,12 @@ class Findings:
         if self._memory.log_faults.add(fault):
             self._tell(fault, value)
 
+    def disprove(self, kind: FaultKind, is_whole: Callable[[Place], bool]) -> None:
+        """Places that only a suspicion named were looked at again, and are whole."""
+        if self._memory.log_faults.disproved(kind, is_whole):
+            _log.info("agent.scrub_suspicion_ended", kind=kind.value)
+            self._publish("scrub_found")
+
     def add_to_primary(
         self, kind: FaultKind, sentence: str, *, what: str, value: str, places: tuple[Place, ...] = ()
     ) -> None:

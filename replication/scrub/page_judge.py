@@ -6,7 +6,7 @@ import asyncio
 
 from replication.local_node import LocalNode
 from replication.model import FaultKind, Place, format_lsn
-from replication.page import is_gist, lsn_of
+from replication.page import has_rows_or_keys, lsn_of
 from replication.relation_files import lsns_on_disk, page_on_disk
 from replication.scrub.compare import Judgement, JudgePage
 from replication.scrub.findings import Findings
@@ -71,8 +71,8 @@ class PageJudge:
         page = await in_thread(page_on_disk, self._local.node.data_dir, asked.path, asked.block)
         if not expected or page is None or lsn_of(page) != lsn:
             return Reading.UNTOLD, "WAL names no tuple on it since its last image"
-        if is_gist(page):
-            return Reading.UNTOLD, "it is an index's, whose entries are marked dead without WAL"
+        if not has_rows_or_keys(page):
+            return Reading.UNTOLD, "it is an index's, whose entries are not looked up in WAL"
         missing = without_trace(page, expected)
         if missing:
             return Reading.STALE, f"at LSN {format_lsn(lsn)}: {'; '.join(missing[:5])}"

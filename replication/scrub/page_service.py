@@ -12,7 +12,7 @@ import structlog
 from replication.errors import SQL_ERRORS, ActionFailed
 from replication.local_node import LocalNode
 from replication.memory import clock_ms
-from replication.model import DataDirectory, FaultKind, Place, ScrubStatus
+from replication.model import FREE_SPACE_MAP, DataDirectory, FaultKind, Place, ScrubStatus
 from replication.scrub.compare import JudgePage
 from replication.scrub.findings import PROOF, SUSPICION, Findings
 from replication.scrub.ledger_service import LedgerService
@@ -134,6 +134,11 @@ class PageScrub:
         self.status = msgspec.structs.replace(known, progress=round(min(1.0, share), 3), cached=cached)
         for page in batch.bad:
             self._found(page, cached=batch.cached)
+        if batch.fork.endswith(FREE_SPACE_MAP):
+            whole = set(range(batch.first_block, batch.first_block + batch.pages)) - {page.block for page in batch.bad}
+            self._findings.disprove(
+                FaultKind.PAGE_CORRUPT, lambda place: place.path == batch.fork and place.block in whole
+            )
 
     async def _ask_ledger(self, batch: Batch) -> None:
         """A whole page may still be an old one, or another's: WAL tells."""
@@ -164,7 +169,7 @@ class PageScrub:
             value=str(place),
             places=(place,),
             # A map of free space is a hint, written without WAL: a crash may tear it, and PostgreSQL then makes it anew.
-            confidence=SUSPICION if page.path.endswith("_fsm") else PROOF,
+            confidence=SUSPICION if page.path.endswith(FREE_SPACE_MAP) else PROOF,
         )
 
     async def _resumed(self) -> Position:

@@ -11,6 +11,7 @@ from replication.scrub.certificate import Certifier
 from replication.scrub.compare_service import CompareService
 from replication.scrub.control import ControlWatch
 from replication.scrub.findings import Findings
+from replication.scrub.free_space import FreeSpaceMaps
 from replication.scrub.kernel_watch import KernelWatch
 from replication.scrub.ledger_service import LedgerService
 from replication.scrub.page_judge import PageJudge
@@ -47,6 +48,7 @@ class Scrub:
             "relations": RelationChecks(local, findings).rotation,
             "visibility": VisibilityChecks(local, findings).rotation,
         }
+        self._free_space = FreeSpaceMaps(local, findings)
         self._kernel = KernelWatch(local, findings)
         self._memory = memory = local.memory
         self._certifier = Certifier(
@@ -81,6 +83,7 @@ class Scrub:
                 loops.create_task(self._certifier.run(), name="scrub-certify")
                 loops.create_task(self._every(self._control.look), name="scrub-control")
                 loops.create_task(self._every(self._kernel.look), name="scrub-kernel")
+                loops.create_task(self._every(self._free_space.look), name="scrub-free-space")
                 for name, rotation in self._rotations.items():
                     loops.create_task(self._within_share(rotation), name=f"scrub-{name}")
         finally:

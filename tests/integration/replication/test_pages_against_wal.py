@@ -172,43 +172,6 @@ async def test_a_page_zeroed_in_the_middle_of_a_table_is_found(tmp_path: Path) -
         assert fault.is_proof and fault.places[0].block == 9
 
 
-async def test_a_second_write_lost_within_one_checkpoint_is_seen_by_the_digest(tmp_path: Path) -> None:
-    """Both copies bear one LSN, and the chain in WAL is whole: their contents differ, and WAL knows whose tuple has no trace."""
-    async with tables(tmp_path, **_QUICK) as (_, a, b):
-        await a.connection.execute("CHECKPOINT")
-        await change(a, 9, "first")
-        await a.connection.fetchval(_EVICT)
-        once = await a.page(9)
-        await a.connection.execute("DELETE FROM appointment WHERE ctid = '(9,7)'")
-        await a.connection.fetchval(_EVICT)
-        await a.plant(9, once)
-        await a.connection.execute("DELETE FROM appointment WHERE ctid = '(9,9)'")
-        await settled(a, b)
-        fault = await finding(a.node, lambda one: one.kind is FaultKind.LOST_WRITE)
-        assert fault.is_proof and fault.places[0].block == 9
-        assert "tuple 7" in fault.evidence[0].value
-        assert (await b.node.report()).faults == ()
-
-
-@pytest.mark.parametrize("role", ["primary", "standby"])
-async def test_a_page_of_an_exclusion_constraints_index_that_differs_raises_an_alarm(tmp_path: Path, role: str) -> None:
-    """An entry that is missing there lets two patients book one time; PostgreSQL has no check of GiST of its own."""
-    evict = _EVICT.replace("'appointment'", "'appointment_when'")
-    async with tables(tmp_path, **_QUICK) as (_, a, b):
-        await a.connection.execute("CREATE INDEX appointment_when ON appointment USING gist (int8range(id, id + 1))")
-        await settled(a, b)
-        path = await a.connection.fetchval("SELECT pg_relation_filepath('appointment_when')")
-        struck = a if role == "primary" else b
-        await struck.connection.fetchval(evict)
-        index = Table(struck.node, struck.connection, struck.node.settings.data_dir / path)
-        page = bytearray(await index.page(1))
-        last_entry = int.from_bytes(page[14:16], "little")  # pd_upper
-        page[last_entry + 12] ^= 1  # within the key: behind t_tid and t_info
-        await index.plant(1, resealed(bytes(page), 1))
-        fault = await finding(b.node, lambda one: any((at.path, at.block) == (path, 1) for at in one.places))
-        assert fault.kind is FaultKind.LOST_WRITE and not fault.is_proof
-
-
 @pytest.mark.parametrize("role", ["primary", "standby"])
 async def test_a_transaction_that_pg_xact_has_forgotten_names_the_node_that_forgot(tmp_path: Path, role: str) -> None:
     async with tables(tmp_path, **_QUICK) as (pair, a, b):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.canonical import canonical_pages, digests
-from replication.page import PAGE_BYTES, as_pages, is_gist
+from replication.page import PAGE_BYTES, as_pages
 
 XMIN_COMMITTED, XMIN_INVALID, XMAX_COMMITTED, XMAX_INVALID, COMBOCID = 0x0100, 0x0200, 0x0400, 0x0800, 0x0020
 HEAP_SPECIAL, BTREE_SPECIAL = PAGE_BYTES, PAGE_BYTES - 16
@@ -172,9 +172,3 @@ def test_the_form_of_a_form_is_itself_and_pages_do_not_touch_each_other(
     assert fit[0] and fit[2]
     alone = canonical_pages(as_pages(pages[:PAGE_BYTES]), 0).pages
     assert alone[0].tobytes() == once[0].tobytes()
-
-
-def test_a_gist_page_is_told_from_others() -> None:
-    assert is_gist(bytes(gist_page(0x01)))
-    others = (page_with([(NORMAL, tuple_of())]), page_with([], special=BTREE_SPECIAL, tail=opaque(0x01)))
-    assert not any(is_gist(bytes(page)) for page in others)

@@ -31,11 +31,6 @@ def test_two_copies(own: Seen, peer: Seen, own_redo: int, peer_redo: int, expect
     assert doubt(own, peer, own_redo, peer_redo) is expected
 
 
-def test_catalogs_are_changed_in_place() -> None:
-    assert doubt(Seen(MID, "a"), Seen(MID, "b"), HIGH, HIGH, is_catalog=True) is None
-    assert doubt(Seen(LOW, "a"), Seen(MID, "b"), HIGH, HIGH, is_catalog=True) is Doubt.OWN_LATE
-
-
 def test_questions_are_of_a_bounded_size_and_leave_nothing_out() -> None:
     ranges = [Range("base/5/1", 0, 3), Range("base/5/2", 0, 2 * PAGES_MAX + 5), Range("base/5/3", 131_072, 1)]
     batches = list(in_batches(ranges))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncpg
+import msgspec
 import pytest
 
 from replication.errors import ActionFailed
@@ -137,3 +138,18 @@ def test_what_is_found_again_is_no_news_and_another_place_is() -> None:
     assert [faults.add(first), faults.add(first), faults.add(other)] == [True, False, True]
     (fault,) = faults.faults()
     assert (fault.is_proof, len(fault.places)) == (True, 2)
+
+
+def test_a_suspicion_ends_with_the_last_of_its_places_that_is_seen_whole_and_a_proof_does_not() -> None:
+    one, other = Place("base/5/16397_fsm", block=0), Place("base/5/16397_fsm", block=2)
+    suspicion = Fault(FaultKind.PAGE_CORRUPT, 0.5, "", "noise", (), (one, other))
+    faults = LogFaults("a")
+    assert faults.add(suspicion)
+    assert not faults.disproved(FaultKind.PAGE_CORRUPT, lambda _place: False)
+    assert faults.disproved(FaultKind.PAGE_CORRUPT, one.__eq__)
+    assert [fault.places for fault in faults.faults()] == [(other,)]
+    assert faults.disproved(FaultKind.PAGE_CORRUPT, other.__eq__)
+    assert faults.faults() == ()
+    assert faults.add(msgspec.structs.replace(suspicion, confidence=1.0))
+    assert not faults.disproved(FaultKind.PAGE_CORRUPT, lambda _place: True)
+    assert [fault.places for fault in faults.faults()] == [(one, other)]
