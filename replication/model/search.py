@@ -41,10 +41,11 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 class CompareStatus(msgspec.Struct, frozen=True):
     """A standby's comparison of its pages with its primary's: passes since its agent began, `progress` 0..1 of the one under
-    way, and pages and end of the last that ended."""
+    way, and pages and end of the last that ended. `compared`: pages of all passes, those that one pass looks at again and again too."""
 
     passes: int = 0
     progress: float = 0.0
     pages: int = 0
     ended_at: str | None = None
     took_s: float = 0.0
+    compared: int = 0

@@ -48,6 +48,7 @@ class CompareService:
         latency_ms: Callable[[], int | None],
     ) -> None:
         self.status: CompareStatus | None = None
+        self._pages = 0
         self._local = local
         self._findings = findings
         self._judge = judge
@@ -121,7 +122,7 @@ class CompareService:
             self._note(seen, progress=min(1.0, seen / max(1, in_all)))
         took_s = round(time.monotonic() - began_s, 1)
         passes = (self.status.passes if self.status is not None else 0) + 1
-        self.status = CompareStatus(passes, 1.0, seen, wall_now(), took_s)
+        self.status = CompareStatus(passes, 1.0, seen, wall_now(), took_s, self._pages)
         _log.info("agent.compare_pass", pages=seen, took_s=took_s)
 
     async def _ranges(self) -> tuple[list[Range], list[Range]]:
@@ -135,6 +136,7 @@ class CompareService:
     async def _paced(self, peer: AgentClient, batch: list[Range], budget: Budget) -> int:
         """Compare, then wait as the budget says; how many pages both have."""
         compared = await self._compare(peer, batch)
+        self._pages += compared
         await asyncio.sleep(budget.waits_s(sum(one.count for one in batch), self._latency_ms()))
         return compared
 
@@ -146,6 +148,7 @@ class CompareService:
             known.pages if known is not None and known.passes else seen,
             known.ended_at if known is not None else None,
             known.took_s if known is not None else 0.0,
+            self._pages,
         )
 
     async def _compare(self, peer: AgentClient, ranges: list[Range]) -> int:
