@@ -23,6 +23,7 @@ from replication.scrub.status_compare import StatusCompare
 from replication.scrub.visibility import VisibilityChecks
 
 _REST_S_MIN = 0.05
+_SHORT_S, _LONG_S = 0.3, 1.0
 _IDLE_S = 1.0
 
 
@@ -109,6 +110,9 @@ class Scrub:
 
 
 def rest_s(took_s: float, share: float, pace: float) -> float:
-    """After a look that `took_s`, so that looks take at most `share` of the time; `pace` of that on busy processors, but a look
-    that was short is followed by another within a second all the same. Pure."""
-    return max(_REST_S_MIN, min(took_s / (share * pace), max(took_s / share, _IDLE_S)))
+    """After a look that `took_s`, so that looks take at most `share` of the time. On busy processors `pace` of that, for a long look (a
+    large relation, whose reading the bookings feel); one that was short is followed by another within a second all the same. Pure.
+    """
+    weight = min(1.0, max(0.0, (took_s - _SHORT_S) / (_LONG_S - _SHORT_S)))
+    of_long = 1.0 - (1.0 - pace) * weight
+    return max(_REST_S_MIN, min(took_s / (share * pace), max(took_s / (share * of_long), _IDLE_S)))

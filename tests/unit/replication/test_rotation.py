@@ -54,6 +54,14 @@ def test_a_short_look_is_followed_by_another_within_a_second_on_the_busiest_mach
     assert rest_s(took_s, 0.03, pace) == pytest.approx(rests_s)
 
 
+def test_after_a_long_look_on_a_busy_machine_the_rest_is_longer() -> None:
+    assert rest_s(0.3, 0.03, 0.1) == pytest.approx(10)
+    assert rest_s(4.0, 0.03, 0.1) == pytest.approx(4 / 0.003)
+    assert rest_s(4.0, 0.03, 1.0) == pytest.approx(4 / 0.03)
+    rests = [rest_s(took / 100, 0.03, 0.1) for took in range(1, 300)]
+    assert rests == sorted(rests)
+
+
 def test_catalogs_have_every_fourth_turn_where_it_is_said_so() -> None:
     targets = [target(oid) for oid in (1259, 16_400, 16_401)]
     looked: dict[int, int] = {}
