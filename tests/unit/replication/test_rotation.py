@@ -45,7 +45,7 @@ def test_a_new_relation_comes_first_and_nothing_is_no_error() -> None:
         (0.01, 0.1, 1.0),
         (0.001, 1.0, 0.05),
         (0.001, 0.1, 0.001 / 0.003),
-        (3.0, 0.1, 100.0),
+        (0.1, 0.1, 0.1 / 0.03),
     ],
 )
 def test_a_short_look_is_followed_by_another_within_a_second_on_the_busiest_machine(
