@@ -58,7 +58,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Between two passes."""
     checks_every_s: float = 5.0
     """pg_control, WAL, kernel counters."""
-    relation_checks_share: float = 0.03
+    relation_checks_share: float = 0.02
     """amcheck with missing files, and visibility maps: each at most this share of the time."""
 
 
