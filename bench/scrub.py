@@ -81,9 +81,8 @@ async def cost(
         view = await cluster.view()
         async with cluster.sql(view["primary"]) as connection:
             await connection.execute(_FILL, mb * _ROWS_A_MB)
-            await connection.execute(
-                "VACUUM (FREEZE, ANALYZE) other"
-            )  # or autovacuum does it in the midst of some rounds
+            # Else autovacuum does it, in the midst of some rounds.
+            await connection.execute("VACUUM (FREEZE, ANALYZE) other")
             await connection.execute("CHECKPOINT")
         proposals = await fhir.find_days(cluster.session, cluster.ready.server, range(1, 12))
         load = Load(cluster, proposals)

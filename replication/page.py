@@ -86,12 +86,6 @@ def lsns(pages: Pages) -> NDArray[np.uint64]:
     return (halves[:, 0] << np.uint64(32)) | halves[:, 1]
 
 
-def has_rows_or_keys(page: bytes) -> bool:
-    """A page of a heap or a B-tree (src/include/access/nbtree.h, MAX_BT_CYCLE_ID: other indexes end theirs with a mark above)."""
-    special = int.from_bytes(page[16:18], "little")
-    return special == PAGE_BYTES or (special == PAGE_BYTES - 16 and int.from_bytes(page[-2:], "little") <= 0xFF7F)
-
-
 def lsn_of(page: bytes) -> int:
     """pd_lsn of one page."""
     return int.from_bytes(page[:4], "little") << 32 | int.from_bytes(page[4:8], "little")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from replication.page import PAGE_BYTES, Pages
+from replication.page import PAGE_BYTES, Pages, as_pages
 
 HEADER_BYTES, POINTER_BYTES = 24, 4
 WIDE_SPECIAL, NARROW_SPECIAL = PAGE_BYTES - 16, PAGE_BYTES - 8
@@ -77,3 +77,10 @@ def kinds(pages: Pages, heads: Headers) -> Kinds:
         heap | (btree & (flags & _BTREE_META == 0)) | gist | spgist | (gin & (mark & (_GIN_DATA | _GIN_META) == 0)),
         (btree & (flags & _BTREE_LEAF != 0)) | (gist & (flags & _GIST_LEAF != 0)),
     )
+
+
+def has_rows_or_keys(page: bytes) -> bool:
+    """Whether one page is a heap's or a B-tree's, whose items WAL can be asked for."""
+    pages = as_pages(page)
+    found = kinds(pages, headers(pages))
+    return bool(found.heap[0] or found.btree[0])

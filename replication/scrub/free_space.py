@@ -41,7 +41,7 @@ class FreeSpaceMaps:
         self._tried: set[Place] = set()
 
     async def look(self) -> None:
-        """On an open primary: make the maps anew that are suspected, each place once. Elsewhere: forget those that are gone."""
+        """Forget the maps that are gone with their table; on an open primary make the others anew that are suspected, each place once."""
         suspected = await self._suspected()
         self._tried &= suspected
         due = suspected - self._tried
@@ -63,7 +63,9 @@ class FreeSpaceMaps:
             place
             for fault in self._local.memory.log_faults.faults()
             for place in fault.places
-            if fault.kind is FaultKind.PAGE_CORRUPT and not fault.is_proof and is_free_space_map(place)
+            if fault.kind is FaultKind.PAGE_CORRUPT
+            and not fault.is_proof
+            and (place.path or "").endswith(FREE_SPACE_MAP)
         }
         data_dir = self._local.node.data_dir
         gone = {place for place in places if not await in_thread((data_dir / str(place.path)).exists)}
@@ -90,11 +92,6 @@ class FreeSpaceMaps:
             if done:
                 await _run(relations[0], "CHECKPOINT", "a checkpoint")
         return done
-
-
-def is_free_space_map(place: Place) -> bool:
-    """Whether it lies in a map of free space."""
-    return (place.path or "").endswith(FREE_SPACE_MAP)
 
 
 async def _run(relation: Relation, statement: str, what: str) -> None:

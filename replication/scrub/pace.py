@@ -16,7 +16,7 @@ _IDLE_FULL, _IDLE_NONE = 0.4, 0.1
 _LOOK_EVERY_S = 0.5
 _STAT = Path("/proc/stat")
 _IDLE = 3
-"""proc(5). Not iowait: whoever waits for the disk there waits longer beside a scrub (bench/scrub.py lost 7 to 13 % of its bookings)."""
+"""proc(5). Not iowait: somebody waits for the disk then, which the search would have to share with him."""
 
 
 class Pace:

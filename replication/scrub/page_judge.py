@@ -6,7 +6,8 @@ import asyncio
 
 from replication.local_node import LocalNode
 from replication.model import FaultKind, Place, format_lsn
-from replication.page import has_rows_or_keys, lsn_of
+from replication.page import lsn_of
+from replication.page_kinds import has_rows_or_keys
 from replication.relation_files import lsns_on_disk, page_on_disk
 from replication.scrub.compare import Judgement, JudgePage
 from replication.scrub.findings import Findings
