@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -73,6 +75,45 @@ async def measure(rounds: int, seconds: float, workers: int, console: Console) -
     """Every round of each kind."""
     installation = await asyncio.to_thread(find_installation, None)
     found: dict[str, list[Run]] = {"http": [], "pgbench": [], "find": []}
+    async with filled(workers) as clinic:
+        await clinic.book(2.0)  # warm
+        for _ in range(rounds):
+            found["http"].append(await clinic.book(seconds))
+            found["pgbench"].append(await clinic.pgbench(installation, seconds))
+            console.print(f"http {found['http'][-1]}, pgbench {found['pgbench'][-1]}")
+        found["find"].append(await _find(clinic.cluster, seconds))
+    return found
+
+
+class Clinic:
+    """A cluster with free times to book, in their order: each is taken once."""
+
+    def __init__(self, cluster: Cluster, primary: str, place: Path, slots: list[object]) -> None:
+        self.cluster = cluster
+        self.primary = primary
+        self._place = place
+        self._slots = slots
+        self._taken = 0
+
+    async def book(self, seconds: float) -> Run:
+        """$book over HTTP, as fast as it is answered. Raises AssertionError when one was refused."""
+        summary = await _book(self.cluster, self._slots[self._taken :], seconds)
+        assert set(summary.statuses) == {"201"}, summary.statuses
+        self._taken += summary.answered
+        return Run(summary.rate, summary.p50_ms, summary.p99_ms)
+
+    async def pgbench(self, installation: Installation, seconds: float) -> Run:
+        """The same by pgbench, one transaction a booking."""
+        async with self.cluster.sql(self.primary) as connection:
+            await connection.execute("SELECT setval('bench_turn', $1)", self._taken + 1)
+        run, count = await asyncio.to_thread(_pgbench, installation, self.cluster, self.primary, self._place, seconds)
+        self._taken += count + CONNECTIONS
+        return run
+
+
+@asynccontextmanager
+async def filled(workers: int) -> AsyncIterator[Clinic]:
+    """`locum up` with a synchronous standby, filled, and what follows is not to pay for the filling."""
     with tempfile.TemporaryDirectory(prefix="locum-bench-") as name:
         place = Path(name)
         await asyncio.to_thread(place.chmod, 0o755)  # PostgreSQL runs as another account when this is run by root
@@ -83,21 +124,8 @@ async def measure(rounds: int, seconds: float, workers: int, console: Console) -
                     _FILL.replace(":people", str(_PRACTITIONERS)).replace(":slots", str(_SLOTS_EACH))
                 )
                 slots = await connection.fetch("SELECT id, practitioner_id FROM bench_slot ORDER BY n")
-            await cluster.wait_until(is_settled, 300)  # what follows is not to pay for the filling
-            taken = await _book(cluster, slots, 2.0)  # warm
-            for _ in range(rounds):
-                summary = await _book(cluster, slots[taken.answered :], seconds)
-                taken = msgspec.structs.replace(taken, answered=taken.answered + summary.answered)
-                assert set(summary.statuses) == {"201"}, summary.statuses
-                found["http"].append(Run(summary.rate, summary.p50_ms, summary.p99_ms))
-                async with cluster.sql(primary) as connection:
-                    await connection.execute("SELECT setval('bench_turn', $1)", taken.answered + 1)
-                run, count = await asyncio.to_thread(_pgbench, installation, cluster, primary, place, seconds)
-                taken = msgspec.structs.replace(taken, answered=taken.answered + count + CONNECTIONS)
-                found["pgbench"].append(run)
-                console.print(f"http {found['http'][-1]}, pgbench {run}")
-            found["find"].append(await _find(cluster, seconds))
-    return found
+            await cluster.wait_until(is_settled, 300)
+            yield Clinic(cluster, primary, place, slots)
 
 
 async def _book(cluster: Cluster, slots: list[object], seconds: float) -> Summary:

@@ -43,6 +43,12 @@ class Metrics:
         self.ledger_verified = Gauge(
             "locum_ledger_verified_blocks", "Blocks read after checkpoints.", ["node"], registry=registry
         )
+        self.ledger_unverified_bytes = Gauge(
+            "locum_ledger_unverified_bytes",
+            "WAL before the last checkpoint whose blocks were not read from the disk yet.",
+            ["node"],
+            registry=registry,
+        )
         self.compared_pages = Gauge(
             "locum_compared_pages", "Pages of the last comparison with the primary.", ["node"], registry=registry
         )
@@ -57,6 +63,7 @@ class Metrics:
             self.scrub_passes,
             self.ledger_lag_bytes,
             self.ledger_verified,
+            self.ledger_unverified_bytes,
             self.compared_pages,
         )
 
@@ -93,5 +100,6 @@ def _show_scrub(metrics: Metrics, name: str, node: ShownNode) -> None:
     if node.ledger is not None:
         metrics.ledger_lag_bytes.labels(name).set(node.ledger.lag_bytes)
         metrics.ledger_verified.labels(name).set(node.ledger.verified_blocks)
+        metrics.ledger_unverified_bytes.labels(name).set(node.ledger.unverified_bytes)
     if node.comparison_of_pages is not None:
         metrics.compared_pages.labels(name).set(node.comparison_of_pages.pages)

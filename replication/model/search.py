@@ -24,7 +24,8 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The WAL ledger of a node (replication/scrub/wal_ledger.py). LSNs as integers.
 
     `lag_bytes`: WAL that it has not read yet. `since_lsn`: it knows the last record of every block that was changed after it.
-    `verified_lsn`: REDO of the newest checkpoint after which all that it wrote was read from the disk. `chain_checked`: False
+    `verified_lsn`: REDO of the newest checkpoint after which all that it wrote was read from the disk; `unverified_bytes`: WAL
+    before the last checkpoint that this has not come to. `chain_checked`: False
     where PostgreSQL (15) does not give the images in WAL. `problem`: why it does not read.
     """
 
@@ -36,6 +37,7 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
     verified_blocks: int
     chain_checked: bool
     images: int
+    unverified_bytes: int = 0
     problem: str | None = None
 
 

@@ -31,7 +31,7 @@ _log = structlog.get_logger()
 
 _BREAKS_OFF: tuple[type[Exception], ...] = (*SQL_ERRORS, ActionFailed)
 _EVERY_S = 0.5
-_STEP_BYTES = 4 * WAL_SEGMENT_BYTES
+_STEP_BYTES = WAL_SEGMENT_BYTES
 _QUIET_BYTES = 64 * 1024
 _READ_PAGES = 256
 _REFS_AT_ONCE = 500
@@ -49,6 +49,7 @@ class LedgerService:
         self.wal = WalQuestions(local)
         self._cursor = 0
         self._copy: int | None = None
+        self._due: dict[Relation, dict[int, Last]] = {}
         self._verified_lsn = 0
         self._verified_blocks = 0
         self._images = 0
@@ -84,6 +85,7 @@ class LedgerService:
             read_to_lsn=self.ledger.read_to,
             entries=len(self.ledger),
             verified_lsn=self._verified_lsn,
+            unverified_bytes=max(0, self.redo_lsn - max(self._verified_lsn, self.ledger.since)),
             verified_blocks=self._verified_blocks,
             chain_checked=self.wal.has_images,
             images=self._images,
@@ -138,7 +140,8 @@ class LedgerService:
             return False
         copy = self._local.state.rebuilt_revision
         if self.ledger is None or self._copy != copy:
-            self.ledger, self._cursor, self._copy, self._verified_lsn = Ledger(redo), redo, copy, 0
+            self.ledger, self._cursor, self._copy = Ledger(redo), redo, copy
+            self._verified_lsn, self._due = 0, {}
         ledger = self.ledger
         stop = min(end, self._cursor + _STEP_BYTES)
         if stop > self._cursor:
@@ -185,7 +188,7 @@ class LedgerService:
                 broken.relation, broken.block, broken.previous_lsn - 1, until_lsn=broken.end_lsn
             ):
                 return
-            value = f"the record that ends at {at} puts a tuple where WAL has put another before; the record before ended at {before}"
+            value = f"the record that ends at {at} puts a tuple where WAL has put another before; a record before it ended at {before}"
         self._findings.add_to_primary(kind, sentence, what="chain check of WAL", value=value, places=(place,))
 
     async def _is_of_this_primary(self, lsn: int) -> bool:
@@ -204,25 +207,33 @@ class LedgerService:
         ledger, redo = self.ledger, self.redo_lsn
         if ledger is None or self._may_read() is None or redo <= self._verified_lsn or redo > ledger.read_to:
             return False
-        if self._local.memory.scrub_pause.is_on:
-            return False
+        for relation, lasts in ledger.due(redo).items():
+            self._due.setdefault(relation, {}).update(lasts)  # beside what was left when the last look was broken off
+        due, began_s, count = self._due, time.monotonic(), 0
         settings = self._local.node.settings
         budget = Budget(settings.scrub_mb_per_s, settings.scrub_latency_ms_max, self._local.memory.scrub_pace.share)
-        due, began_s, count = ledger.due(redo), time.monotonic(), 0
-        for relation, lasts in sorted(due.items()):
-            path = await in_thread(fork_path, self._local.node.data_dir, relation)
-            blocks = sorted(lasts)
-            for first in range(0, len(blocks), _READ_PAGES) if path is not None else ():
-                some = {block: lasts[block] for block in blocks[first : first + _READ_PAGES]}
-                await self._verify_some(relation, path or "", some)
-                count += len(some)
-                await asyncio.sleep(budget.waits_s(len(some), self._latency_ms()))
+        for relation in sorted(due):
+            if self._local.memory.scrub_pause.is_on or self.ledger is not ledger:
+                return False
+            count += await self._verify_relation(relation, due[relation], budget)
+            del due[relation]
         self._verified_lsn = redo
-        self._verified_blocks += count
         if count:
             took_s = round(time.monotonic() - began_s, 2)
             _log.info("agent.checkpoint_verified", redo=format_lsn(redo), blocks=count, took_s=took_s)
         return False
+
+    async def _verify_relation(self, relation: Relation, lasts: dict[int, Last], budget: Budget) -> int:
+        path = await in_thread(fork_path, self._local.node.data_dir, relation)
+        if path is None:
+            return 0
+        blocks = sorted(lasts)
+        for first in range(0, len(blocks), _READ_PAGES):
+            some = {block: lasts[block] for block in blocks[first : first + _READ_PAGES]}
+            await self._verify_some(relation, path, some)
+            self._verified_blocks += len(some)
+            await asyncio.sleep(budget.waits_s(len(some), self._latency_ms()))
+        return len(blocks)
 
     async def _verify_some(self, relation: Relation, path: str, lasts: dict[int, Last]) -> None:
         seen = await self._on_disk(path, list(lasts))

@@ -189,9 +189,10 @@ class Budget:
         self._free_s = max(self._free_s, now_s - 1.0) + pages * PAGE_BYTES / (self._bytes_per_s * self._share())
         wait_s = max(0.0, self._free_s - now_s)
         if latency_ms is not None and latency_ms > self._latency_ms_max:
-            return max(wait_s, _YIELD_S)
+            return max(wait_s, _YIELD_S * min(1.0, pages / BATCH_PAGES))
         return wait_s
 
 
 _YIELD_S = 1.0
-"""Bookings are slow: whatever makes them so, it is not to be the scrub."""
+"""For a whole batch. Bookings are slow: whatever makes them so, it is not to be the scrub. A relation of one page costs them
+little, and there are hundreds in a catalog: nobody would come to the end of it."""

@@ -117,6 +117,10 @@ class WalQuestions:
         async with self._turn:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._local.node.connect(database=DATABASE, application_name="locum_ledger")
+                if self.has_images:
+                    await bounded(
+                        self._connection, wal_blocks.make_room(self._connection), deadline_s=_READ_S, what="reading WAL"
+                    )
             work = question(self._connection)
             return await bounded(self._connection, work, deadline_s=_READ_S, what="reading WAL")
 

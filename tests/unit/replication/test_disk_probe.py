@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,9 @@ def test_a_hanging_disk_is_seen_from_outside_and_not_probed_twice(tmp_path: Path
 
     probe = DiskProbe(stalled, present, deadline_ms=20)
     assert probe.start(done)
-    assert not ended.wait(0.05)
-    report = probe.report()
+    until_s = time.monotonic() + 10  # a crowded machine is given more than the deadline
+    while (report := probe.report()) is None and time.monotonic() < until_s:
+        assert not ended.wait(0.01)
     assert report is not None and not report.ok and report.fault is FaultKind.STORAGE_STALLED
     assert report.running_ms is not None and report.running_ms > 20
     assert not probe.start(done)

@@ -127,9 +127,16 @@ def test_a_file_that_is_dropped_on_the_way_is_no_damage(tmp_path: Path) -> None:
     assert bad == []
 
 
-@pytest.mark.parametrize(("latency_ms", "least_s"), [(None, 0.0), (5, 0.0), (500, 1.0)])
-def test_slow_bookings_stop_it(latency_ms: int | None, least_s: float) -> None:
-    assert Budget(1_000.0, 100, monotonic=lambda: 7.0).waits_s(1, latency_ms) >= least_s
+@pytest.mark.parametrize(
+    ("latency_ms", "pages", "least_s"), [(None, 1_000, 0.0), (5, 1_000, 0.0), (500, 128, 1.0), (500, 256, 1.0)]
+)
+def test_slow_bookings_stop_it(latency_ms: int | None, pages: int, least_s: float) -> None:
+    assert Budget(1_000.0, 100, monotonic=lambda: 7.0).waits_s(pages, latency_ms) >= least_s
+
+
+def test_many_small_relations_hold_a_pass_up_no_longer_than_as_many_pages_in_one() -> None:
+    budget = Budget(1_000.0, 100, monotonic=lambda: 7.0)
+    assert sum(budget.waits_s(1, 500) for _ in range(128)) == pytest.approx(1.0, rel=0.1)
 
 
 def test_a_budget_holds_on_average_and_zero_means_none() -> None:
