@@ -31,7 +31,7 @@ _log = structlog.get_logger()
 
 _BREAKS_OFF: tuple[type[Exception], ...] = (*SQL_ERRORS, ActionFailed)
 _EVERY_S = 0.5
-_STEP_BYTES = WAL_SEGMENT_BYTES
+_STEP_BYTES = 8 * WAL_SEGMENT_BYTES
 _QUIET_BYTES = 64 * 1024
 _READ_PAGES = 256
 _REFS_AT_ONCE = 500
