@@ -29,8 +29,8 @@ _END = itemgetter(0)
 _REFS = """
 SELECT reltablespace::bigint AS tablespace, reldatabase::bigint AS database, relfilenode::bigint AS number,
        relblocknumber::bigint AS block,
-       array_agg((end_lsn - '0/0')::bigint) FILTER (WHERE NOT tells) AS plain,
-       array_agg((end_lsn - '0/0')::bigint) FILTER (WHERE tells) AS ends,
+       array_agg(end_lsn) FILTER (WHERE NOT tells) AS plain,
+       array_agg(end_lsn) FILTER (WHERE tells) AS ends,
        array_agg(resource_manager || ' ' || record_type || ' ' || block_id) FILTER (WHERE tells) AS kinds,
        array_agg(substring(block_fpi_data FROM 1 FOR 8)) FILTER (WHERE tells) AS images,
        array_agg(CASE WHEN resource_manager = 'Heap' AND record_type LIKE '%UPDATE%'
@@ -39,7 +39,8 @@ SELECT reltablespace::bigint AS tablespace, reldatabase::bigint AS database, rel
 FROM (SELECT *, block_fpi_data IS NOT NULL
                 OR NOT (resource_manager IN ('Btree', 'Gist', 'Gin', 'SPGist', 'BRIN')
                         OR resource_manager = 'Heap' AND record_type IN ('LOCK', 'HEAP_CONFIRM')) AS tells
-      FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, true) WHERE relforknumber = 0) AS refs
+      FROM pg_get_wal_block_info($1::pg_lsn, $2::pg_lsn, true) WHERE relforknumber = 0
+      OFFSET 0) AS refs -- so that it is not asked anew for each column
 GROUP BY relfilenode, relblocknumber, reldatabase, reltablespace
 """
 _ROOM = "SELECT set_config('work_mem', '32MB', false), set_config('enable_sort', 'off', false)"
