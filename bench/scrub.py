@@ -119,7 +119,7 @@ def speed(installation: Installation, data_dir: Path, rounds: int) -> dict[str, 
     for _ in range(rounds):
         _let_go(data_dir)
         began_s = time.monotonic()
-        work, pages = PagePass(data_dir, Position()), 0
+        work, pages = PagePass(data_dir, Position(), reads_ahead=True), 0
         while (batch := work.step()) is not None:
             pages += batch.pages
             assert not batch.bad, batch.bad

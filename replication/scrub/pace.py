@@ -12,7 +12,7 @@ from pathlib import Path
 
 FLOOR = 0.1
 """The share while nothing is idle."""
-_IDLE_FULL, _IDLE_NONE = 0.4, 0.1
+_IDLE_FULL, _IDLE_NONE = 0.5, 0.2
 _LOOK_EVERY_S = 0.5
 _STAT = Path("/proc/stat")
 _IDLE = 3

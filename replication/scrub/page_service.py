@@ -93,7 +93,8 @@ class PageScrub:
             settings.scrub_latency_ms_max,
             self._local.memory.scrub_pace.share,
         )
-        work, bad, cached = PagePass(self._local.node.data_dir, position), 0, False
+        work = PagePass(self._local.node.data_dir, position, reads_ahead=is_hurried)
+        bad, cached = 0, False
         try:
             while (batch := await in_thread(work.step)) is not None:
                 bad += len(batch.bad)

@@ -18,6 +18,7 @@ import msgspec
 from replication.page import PAGE_BYTES, Pages, as_pages, damaged, lsns
 from replication.relation_files import aligned, open_past_cache, read_at, read_into
 from replication.scrub.files import RelationFile, relation_files
+from replication.scrub.read_ahead import ReadAhead
 
 BATCH_PAGES = 128
 _READ_AGAIN = 3
@@ -60,13 +61,15 @@ class _Open(msgspec.Struct, frozen=True):
 
 
 class PagePass:
-    """One pass over a data directory, from a position on. `step` in a thread, again and again, until it gives None.
+    """One pass over a data directory, from a position on. `step` in a thread, again and again, until it gives None. `reads_ahead`:
+    for a pass that is to be fast and may have two processors.
 
     Raises OSError when the directory itself cannot be listed; what a file does not give is told as bad.
     """
 
-    def __init__(self, data_dir: Path, position: Position = Position()) -> None:  # noqa: B008  frozen
+    def __init__(self, data_dir: Path, position: Position = Position(), *, reads_ahead: bool = False) -> None:  # noqa: B008  frozen
         self.position = position
+        self._ahead = ReadAhead(BATCH_PAGES, PAGE_BYTES) if reads_ahead else None
         self._data_dir = data_dir
         self._files: Iterator[RelationFile] | None = None
         self._open: _Open | None = None
@@ -104,6 +107,8 @@ class PagePass:
 
     def _give_back(self) -> None:
         if self._open is not None:
+            if self._ahead is not None:
+                self._ahead.forget()
             os.close(self._open.descriptor)
             self._open = None
 
@@ -128,10 +133,14 @@ class PagePass:
         first = opened.file.first_block + page
         with aligned(count) as room:
             try:
-                pages = as_pages(read_into(room, opened.descriptor, page, count))
+                if self._ahead is None or count > BATCH_PAGES:
+                    view = read_into(room, opened.descriptor, page, count)
+                else:
+                    view = self._ahead.take(opened.descriptor, page, count, opened.file.pages)
             except OSError as error:
                 bad = BadPage(opened.file.fork_path, first, error.strerror or str(error))
                 return self._advanced(opened, count, [bad])
+            pages = as_pages(view)
             return self._verified(opened, first, pages) if len(pages) else None
 
     def _verified(self, opened: _Open, first: int, pages: Pages) -> Batch:

@@ -19,7 +19,7 @@ def test_more_idle_is_never_slower_and_it_never_stands_still(one: float, other: 
     assert share(0.5) == 1.0
 
 
-@pytest.mark.parametrize(("idle", "wanted"), [(100, 1.0), (0, FLOOR), (25, 0.5)])
+@pytest.mark.parametrize(("idle", "wanted"), [(100, 1.0), (0, FLOOR), (35, 0.5)])
 def test_the_share_follows_the_last_look(idle: int, wanted: float) -> None:
     now_s, told = 0.0, (0, 0)
     pace = Pace(lambda: told, lambda: now_s)
