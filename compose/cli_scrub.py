@@ -127,8 +127,9 @@ def _wal_cells(node: dict[str, Any]) -> tuple[str, ...]:
     pages = str(compared["pages"]) if compared is not None else "-"
     if ledger is None:
         return ("-", "-", pages)
+    waits = f", {ledger['unverified_bytes'] / 1e6:.0f} MB to come" if ledger["unverified_bytes"] else ""
     chain = "" if ledger["chain_checked"] else ", no chain check"
-    return (f"{ledger['lag_bytes'] / 1e6:.1f} MB", f"{ledger['verified_blocks']} pages{chain}", pages)
+    return (f"{ledger['lag_bytes'] / 1e6:.1f} MB", f"{ledger['verified_blocks']} pages{waits}{chain}", pages)
 
 
 def _as_json(node: dict[str, Any]) -> dict[str, Any]:
