@@ -227,25 +227,30 @@ class LedgerService:
         path = await in_thread(fork_path, self._local.node.data_dir, relation)
         if path is None:
             return 0
-        blocks = sorted(lasts)
+        blocks, count = sorted(lasts), 0
         for first in range(0, len(blocks), _READ_PAGES):
             some = {block: lasts[block] for block in blocks[first : first + _READ_PAGES]}
-            await self._verify_some(relation, path, some)
-            self._verified_blocks += len(some)
-            await asyncio.sleep(budget.waits_s(len(some), self._latency_ms()))
-        return len(blocks)
+            read = await self._verify_some(relation, path, some)
+            self._verified_blocks += read
+            count += read
+            if read:  # of a relation that was dropped there is nothing to wait for
+                await asyncio.sleep(budget.waits_s(read, self._latency_ms()))
+        return count
 
-    async def _verify_some(self, relation: Relation, path: str, lasts: dict[int, Last]) -> None:
+    async def _verify_some(self, relation: Relation, path: str, lasts: dict[int, Last]) -> int:
+        """How many of them there are."""
         seen = await self._on_disk(path, list(lasts))
+        count = len(seen)
         late = {block for block, lsn in seen.items() if lsn is not None and lsn < lasts[block].floor}
         for _ in range(_AGAIN):
             if not late:
-                return
+                return count
             await asyncio.sleep(_PAUSE_S)
             seen = await self._on_disk(path, sorted(late))
             late = {block for block, lsn in seen.items() if lsn is not None and lsn < lasts[block].floor}
         for block in sorted(late):
             await self._lost(relation, path, block, seen[block] or 0, lasts[block])
+        return count
 
     async def _lost(self, relation: Relation, path: str, block: int, lsn: int, last: Last) -> None:
         if await self.is_explained(relation, block, last.floor - 1, lsn=lsn):
