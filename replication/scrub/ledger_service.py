@@ -207,6 +207,8 @@ class LedgerService:
         ledger, redo = self.ledger, self.redo_lsn
         if ledger is None or self._may_read() is None or redo <= self._verified_lsn or redo > ledger.read_to:
             return False
+        if self._local.memory.scrub_pause.is_on:
+            return False
         for relation, lasts in ledger.due(redo).items():
             self._due.setdefault(relation, {}).update(lasts)  # beside what was left when the last look was broken off
         due, began_s, count = self._due, time.monotonic(), 0

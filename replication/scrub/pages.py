@@ -76,11 +76,11 @@ class PagePass:
         self._turn = threading.Lock()
         self._is_over = False
 
-    def step(self, pages: int = BATCH_PAGES) -> Batch | None:
+    def step(self) -> Batch | None:
         """Read the next pages of one file. None: the pass is over. Blocks."""
         try:
             with self._turn:
-                return None if self._is_over else self._step(pages)
+                return None if self._is_over else self._step()
         finally:
             if self._is_over:
                 self.close()
@@ -94,13 +94,13 @@ class PagePass:
             finally:
                 self._turn.release()
 
-    def _step(self, pages: int) -> Batch | None:
+    def _step(self) -> Batch | None:
         while True:
             if self._open is None:
                 self._open = self._next()
             if self._open is None:
                 return None
-            batch = self._read(self._open, pages)
+            batch = self._read(self._open, BATCH_PAGES)
             if batch is not None:
                 return batch
             self._give_back()
@@ -133,7 +133,7 @@ class PagePass:
         first = opened.file.first_block + page
         with aligned(count) as room:
             try:
-                if self._ahead is None or count > BATCH_PAGES:
+                if self._ahead is None:
                     view = read_into(room, opened.descriptor, page, count)
                 else:
                     view = self._ahead.take(opened.descriptor, page, count, opened.file.pages)

@@ -1,6 +1,7 @@
-"""The next pages of a file are read while those before them are judged: a disk and a processor side by side take half the time.
+"""The next pages of a file are read while those before them are judged: disk and processor work side by side.
 
-Each read has a thread and a descriptor of its own: one that never comes back from its disk holds up nobody but who waits for it.
+Each read ahead has a thread and a descriptor of its own: one that never comes back from its disk holds up nobody but who waits for it.
+Where the system gives neither, nothing is read ahead: that says nothing of the disk.
 """
 
 from __future__ import annotations
@@ -28,21 +29,32 @@ class ReadAhead:
             self._free.append(self._given)
             self._given = None
         coming, self._coming = self._coming, None
-        if coming is None or (coming.page, coming.count) != (page, count):
-            coming = self._begin(descriptor, page, count)
+        is_ready = coming is not None and (coming.page, coming.count) == (page, count)
         if page + count < until_page:
             self._coming = self._begin(descriptor, page + count, count)
-        view = coming.result()
-        self._given = coming.room
-        return view
+        if coming is not None and is_ready:
+            view, self._given = coming.result(), coming.room
+            return view
+        self._given = self._room()
+        return read_into(self._given, descriptor, page, count)
 
     def forget(self) -> None:
         """Another file comes next. Does not wait: a read that is under way keeps its memory to itself."""
         self._coming = None
 
-    def _begin(self, descriptor: int, page: int, count: int) -> _Read:
-        room = self._free.pop() if self._free else mmap.mmap(-1, self._room_bytes)
-        return _Read(room, os.dup(descriptor), page, count)
+    def _room(self) -> mmap.mmap:
+        return self._free.pop() if self._free else mmap.mmap(-1, self._room_bytes)
+
+    def _begin(self, descriptor: int, page: int, count: int) -> _Read | None:
+        try:
+            own = os.dup(descriptor)
+        except OSError:
+            return None
+        try:
+            return _Read(self._room(), own, page, count)
+        except RuntimeError:  # no thread to be had
+            os.close(own)
+            return None
 
 
 class _Read:

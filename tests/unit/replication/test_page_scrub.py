@@ -88,14 +88,14 @@ def test_every_damaged_page_is_found_with_its_block_and_nothing_else(tmp_path: P
 
 def test_a_pass_goes_on_where_it_was(tmp_path: Path) -> None:
     data = data_directory(tmp_path)
-    write(data / "base/5/1", 100)
-    write(data / "base/5/2", 100)
+    write(data / "base/5/1", 200)
+    write(data / "base/5/2", 200)
     work = PagePass(data)
     for _ in range(3):
-        work.step(64)
+        work.step()
     work.close()
-    assert work.position == Position("base/5/2", 64, 164, 200)
-    assert scrub(data, work.position)[1] == 36
+    assert work.position == Position("base/5/2", 128, 328, 400)
+    assert scrub(data, work.position)[1] == 72
 
 
 def test_a_page_that_is_just_being_written_is_no_damage(tmp_path: Path) -> None:

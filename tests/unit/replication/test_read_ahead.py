@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -70,3 +71,25 @@ def test_a_disk_that_refuses_is_told_where_it_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         ahead.take(descriptor, 0, ROOM, 10)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_system_without_descriptors_or_threads_is_no_broken_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    descriptor, ahead = file_of(tmp_path / "a", 12), ReadAhead(ROOM, PAGE_BYTES)
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        assert numbers(ahead.take(descriptor, 0, ROOM, 12)) == [0, 1, 2, 3]
+    assert len(os.listdir("/proc/self/fd")) == before
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "dup", refused)
+        assert numbers(ahead.take(descriptor, 4, ROOM, 12)) == [4, 5, 6, 7]
+    assert numbers(ahead.take(descriptor, 8, ROOM, 12)) == [8, 9, 10, 11]
+    os.close(descriptor)
