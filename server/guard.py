@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -53,10 +53,16 @@ def why_wrong(receipt: Receipt, version: int | None, digest: str | None) -> str 
 
 
 class Guard:
-    """`check` every row that is about to be answered; `run` the patrol. `doubted` is told when no node has a row."""
+    """`check` every row that is about to be answered; `run` the patrol. `doubted`: when no node has a row, compares all receipts
+    with the primary, puts back what can be, and returns then."""
 
     def __init__(
-        self, database: Database, receipts: Receipts, evidence: Evidence, spawn: Spawn, doubted: Callable[[], None]
+        self,
+        database: Database,
+        receipts: Receipts,
+        evidence: Evidence,
+        spawn: Spawn,
+        doubted: Callable[[], Awaitable[None]],
     ) -> None:
         self.refused = 0
         self.convicted = 0
@@ -180,7 +186,7 @@ class Guard:
                 return
             _log.error("server.row_sealed_nowhere", node=pool.endpoint.name)
             self._unsealed.add(name)
-            self._doubted()
+            await self._doubted()
         finally:
             self._asking.discard(name)
 
@@ -211,9 +217,10 @@ class Guard:
                 self._convict(pool, receipt, str(why))
             else:
                 _log.error("server.row_nowhere", node=pool.endpoint.name, why=why)
-                self._given_up[receipt.id] = receipt.version
-                self._receipts.expected.forget(receipt.id)
-                self._doubted()
+                await self._doubted()
+                if await self._why(pool, receipt) not in _CANNOT_SAY:
+                    self._given_up[receipt.id] = receipt.version
+                    self._receipts.expected.forget(receipt.id)
         finally:
             self._asking.discard(receipt.id)
 

@@ -12,9 +12,18 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from server.errors import Refusal
 
 _RETRY_AFTER_S = 2
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The key under which a write happens once, and the digest of what it was asked for."""
+
+    key: str
+    digest: bytes
 
 
 def digest(method: str, path: str, body: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import msgspec
@@ -27,6 +28,7 @@ _BATCH_DEADLINE_S = 10.0
 _STRUCTURE_S = 60.0
 _SENTENCE_CHARS_MAX = 300
 _SETTLE_S = 0.5
+_DOUBT_S = 60.0
 _LOOK_EVERY_S = 1.0
 _ALONE_EVERY_S = 10.0
 _KEPT_S = 2 * 3_600.0
@@ -71,9 +73,10 @@ class ReceiptChecker:
         stale = (alone or is_damaged) and time.monotonic() - self._checked_s > _ALONE_EVERY_S
         return pool.endpoint.term != self._checked_term or away or stale or self._asked.is_set()
 
-    def check_again(self) -> None:
-        """Somebody doubts: compare all of them soon. Nobody waits."""
-        self._asked.set()
+    async def check_again(self) -> None:
+        """Somebody doubts: compare all of them. Returns when that was done, or cannot be done now."""
+        with contextlib.suppress(NoConnection):
+            await self.ask(time.monotonic() + _DOUBT_S)
 
     async def ask(self, until_s: float) -> ReceiptCheck:
         """The result of a check that begins after this. Raises NoConnection when none ended by `until_s`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -25,10 +25,11 @@ _TAKEN_AT_ONCE = 500
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A receipt with the row itself, encrypted (seal.py)."""
+    """A receipt with the row itself, encrypted (seal.py), and under which key it was answered; None in older files."""
 
     receipt: Receipt
     row: bytes
+    answered: bytes | None = None
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -125,14 +126,14 @@ class ReceiptFiles:
         for path in paths:
             path.unlink()
 
-    def look_up(self, wanted: dict[str, int]) -> dict[str, Stored]:
-        """The stored receipts of these ids and versions, as far as their files still have them. May be called from any
+    def look_up(self, names: Container[str]) -> dict[str, list[Stored]]:
+        """The stored receipts of these ids, every version that the files still have, the last one last. May be called from any
         thread."""
-        found: dict[str, Stored] = {}
+        found: dict[str, list[Stored]] = {}
         for number in sorted(self._numbers()):
             for stored in parse(self._path(number).read_bytes())[0]:
-                if wanted.get(stored.receipt.id) == stored.receipt.version:
-                    found[stored.receipt.id] = stored
+                if stored.receipt.id in names:
+                    found.setdefault(stored.receipt.id, []).append(stored)
         return found
 
     def append(self, batch: Iterable[Stored]) -> int:

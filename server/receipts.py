@@ -18,11 +18,13 @@ import msgspec
 import structlog
 
 from replication.model import Receipt
+from server.acknowledged import Acknowledged, acknowledged, opened, sealed
 from server.expected import Expected
+from server.idempotency import Claim
 from server.patience import within
 from server.receipt_file import FILE_BYTES, Damage, ReceiptFiles, Stored
-from server.seal import Seal, SealBroken
-from server.store import AppointmentRow, Kept
+from server.seal import Seal
+from server.store import Kept
 
 _log = structlog.get_logger()
 
@@ -79,8 +81,7 @@ class Receipts:
             for item in stored:
                 self._note(number, item.receipt)
         for item in (item for stored in found.values() for item in stored):
-            if self._newest[item.receipt.id] == item.receipt:
-                self._expect(item)
+            self._expect(item)
         self._thread.start()
         return damage
 
@@ -88,12 +89,11 @@ class Receipts:
         """Write what waits, and end the thread."""
         self._queue.put(None)
 
-    async def keep(self, kept: Kept) -> None:
+    async def keep(self, kept: Kept, claim: Claim) -> None:
         """Return when the receipt of this answer is on its disk, or when its disk fails or is too slow."""
-        row = kept.appointment
-        receipt = Receipt(str(row.id), row.version, kept.timeline, kept.insert_lsn, kept.digest)
-        stored = Stored(receipt, self._seal.close(msgspec.json.encode(row), receipt.id))
-        self.expected.note(row)
+        stored = sealed(self._seal, kept, claim)
+        receipt = stored.receipt
+        self.expected.note(kept.appointment, claim.key)
         written: asyncio.Future[None] = self._loop.create_future()
         self._queue.put((stored, written))
         try:
@@ -106,17 +106,17 @@ class Receipts:
         """The newest receipt of each id."""
         return list(self._newest.values())
 
-    async def rows(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The acknowledged rows of these ids as JSON, decrypted; those that a file has lost are left out. Raises OSError."""
+    async def acknowledged(self, names: Iterable[str]) -> dict[str, Acknowledged]:
+        """What was acknowledged of these ids, decrypted; those whose newest row a file has lost are left out. Raises OSError."""
         wanted = {name: self._newest[name].version for name in names if name in self._newest}
-        found = await asyncio.to_thread(self._files.look_up, wanted)
-        opened = {}
-        for name, stored in found.items():
-            try:
-                opened[name] = self._seal.open(stored.row, name)
-            except SealBroken as error:
-                _log.error("server.receipt_unreadable", error=str(error))
-        return opened
+        stored = await asyncio.to_thread(self._files.look_up, wanted)
+        found = {}
+        for name, version in wanted.items():
+            readable = (opened(self._seal, item) for item in stored.get(name, ()))
+            one = acknowledged((item for item in readable if item is not None), version)
+            if one is not None:
+                found[name] = one
+        return found
 
     def known_before(self, name: str, moment_s: float) -> Receipt | None:
         """The newest receipt of an id, when it was known before this moment: a question that began then must show it."""
@@ -187,11 +187,9 @@ class Receipts:
         members[receipt.id] = max(receipt.version, members.get(receipt.id, 0))
 
     def _expect(self, stored: Stored) -> None:
-        try:
-            row = self._seal.open(stored.row, stored.receipt.id)
-            self.expected.note(msgspec.json.decode(row, type=AppointmentRow))
-        except (SealBroken, msgspec.DecodeError) as error:
-            _log.error("server.receipt_unreadable", error=type(error).__name__)
+        found = opened(self._seal, stored)
+        if found is not None:
+            self.expected.note(found.appointment, None if found.answer is None else found.answer.key)
 
     def _fails(self, problem: str) -> None:
         if self.problem is None:

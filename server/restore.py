@@ -1,7 +1,7 @@
 """Rows that the primary lacks, put back from their receipts (DESIGN section 4, receipts).
 
-A row that is missing, older or altered is written again as it was acknowledged. Where a constraint forbids it, because the
-time was given to somebody else meanwhile, it is left for a person.
+A row that is missing, older or altered is written again as it was acknowledged, together with the idempotency keys under which it
+was answered. Where a constraint forbids it, because the time was given to somebody else meanwhile, it is left for a person.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import asyncpg
+import msgspec
 import structlog
 
 from server import store
+from server.acknowledged import Acknowledged
 from server.errors import DatabaseConflict, IndexMisleads, UnexpectedDatabaseError
 from server.pool import Pool
 from server.receipts import Receipts
@@ -40,7 +42,7 @@ async def restore(pool: Pool, receipts: Receipts, names: list[str]) -> Restored:
     if not names or len(names) > _AT_ONCE_MAX:
         return Restored()
     try:
-        rows = await receipts.rows(names)
+        rows = await receipts.acknowledged(names)
     except OSError as error:
         _log.error("server.restore_unreadable", error=str(error))
         return Restored()
@@ -54,15 +56,16 @@ async def restore(pool: Pool, receipts: Receipts, names: list[str]) -> Restored:
     return Restored(done, reindexed)
 
 
-async def _put_back(pool: Pool, rows: dict[str, bytes]) -> dict[str, bytes]:
+async def _put_back(pool: Pool, rows: dict[str, Acknowledged]) -> dict[str, Acknowledged]:
     """Those that were refused."""
     return {name: row for name, row in rows.items() if not await _wrote(pool, row)}
 
 
-async def _wrote(pool: Pool, row: bytes) -> bool:
+async def _wrote(pool: Pool, found: Acknowledged) -> bool:
+    answers = msgspec.json.encode(found.answers).decode()
     async with pool.link(_DEADLINE_S) as link:
         try:
-            return bool(await link.write(store.RESTORE, row.decode(), deadline_s=_DEADLINE_S))
+            return bool(await link.write(store.RESTORE, found.row.decode(), answers, deadline_s=_DEADLINE_S))
         except (DatabaseConflict, IndexMisleads, UnexpectedDatabaseError, asyncpg.PostgresError) as error:
             _log.error("server.restore_refused", sqlstate=getattr(error, "sqlstate", None))
             return False

@@ -15,7 +15,7 @@ from server.alternatives import with_alternatives
 from server.batch import Alone, Member
 from server.context import Context
 from server.errors import DatabaseConflict, Refusal
-from server.idempotency import digest
+from server.idempotency import Claim, digest
 from server.identity import kept_key, uuid7
 from server.refusals import refusal, refusal_for, refusal_for_conflict
 from server.replay import Expect
@@ -24,13 +24,6 @@ from server.responses import bundle_of_one
 from server.scheduling import FROM, MARK_FROM, Intent, Status, earliest_start, hold_until, intent
 
 _ETAG = re.compile(r'(?:W/)?"([^"]*)"')
-
-
-class Claim(msgspec.Struct, frozen=True):
-    """The key under which a write happens once, and the digest of what it was asked for."""
-
-    key: str
-    digest: bytes
 
 
 class Statement(msgspec.Struct, frozen=True):
@@ -91,7 +84,7 @@ async def perform(request: web.Request, make: Make, claim: Claim, booking: Booki
             kept = await _kept(shared, statement, until_s)
         except Refusal as refused:
             raise await with_alternatives(shared, refused, booking.slot, until_s) from None
-        await shared.receipts.keep(kept)
+        await shared.receipts.keep(kept, claim)
     return kept
 
 
@@ -134,27 +127,27 @@ def book_statement(shared: Context, asked: Asked) -> Statement:
     who, start = booking.patient, (*claim_of(claim), booking.appointment, if_match, booking.version)
     origin = [status.value for status in FROM[wanted]]
     patient_id = who.id if who else None
-    expect, by = _expect(shared, booking), (asked.owner, asked.agent, uuid7())
+    expect, by = _expect(shared, asked), (asked.owner, asked.agent, uuid7())
     if wanted is Intent.CONFIRM:
         args = (*start, origin, patient_id, who.name if who else None, booking.comment, *by)
         return Statement(store.CONFIRM, args, expect)
     if wanted is Intent.CANCEL:
-        return Statement(store.CANCEL, (*start, origin, booking.comment, *by))
+        return Statement(store.CANCEL, (*start, origin, booking.comment, *by), expect)
     if wanted is Intent.MARK:
         if asked.owner is not None:
             raise Refusal(403, "forbidden", "only staff say who came", expression="Appointment.status")
         origin = [status.value for status in MARK_FROM[booking.status]]
-        return Statement(store.MARK, (*start, origin, booking.status.value, booking.comment, *by))
+        return Statement(store.MARK, (*start, origin, booking.status.value, booking.comment, *by), expect)
     earliest = earliest_start(context.now(), shared.rules)
     target = (booking.slot, booking.practitioner, booking.start)
     return Statement(store.CHANGE, (*start, origin, patient_id, *target, booking.comment, earliest, *by), expect)
 
 
-def _expect(shared: Context, booking: Booking) -> Expect:
+def _expect(shared: Context, asked: Asked) -> Expect:
     """Asked at each try: what a person was told of meanwhile is in nobody's way any more."""
-    slot, patient, own = booking.slot, booking.patient.id if booking.patient else None, str(booking.appointment)
-    known = shared.receipts.expected
-    return lambda: [one for one in known.in_the_way(slot, patient) if one.id != own]
+    booking, known = asked.booking, shared.receipts.expected
+    patient = booking.patient.id if booking.patient else None
+    return lambda: known.by(asked.claim.key, booking.slot, patient, booking.appointment)
 
 
 def _hold_statement(shared: Context, asked: Asked) -> Statement:
@@ -195,7 +188,7 @@ def _take(shared: Context, asked: Asked, status: Status) -> Statement:
             agent=asked.agent,
             audit=audit,
         )
-    return Statement(store.TAKE, args, _expect(shared, booking), member)
+    return Statement(store.TAKE, args, _expect(shared, asked), member)
 
 
 def claim_of(claim: Claim) -> tuple[str, bytes]:

@@ -21,7 +21,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     """200 with the answer as it was given; 404 for a key that this caller has not used, or whose request is not answered yet."""
     shared, until_s = context.of(request), context.deadline_s(request)
     key = kept_key(context.caller(request), request.match_info["key"])
-    found = await shared.replay.write(store.ANSWER, (key,), until_s)
+    found = await shared.replay.write(store.ANSWER, (key,), until_s, lambda: shared.receipts.expected.under(key))
     if found is None:
         raise Refusal(404, "not-found", "nothing was answered under this key; it is remembered for a day")
     stored = msgspec.json.decode(found, type=store.Stored)

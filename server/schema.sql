@@ -246,8 +246,9 @@ BEGIN
     RETURN made;
 END $$;
 
--- Appointments that were acknowledged and stand in the way of this write, as far as the server remembers: [{"id", "version"}]. An
--- index that does not show one of them would let two people in at once.
+-- Appointments that were acknowledged and stand in the way of this write, or are what it changes, or were answered under its key, as
+-- far as the server remembers: [{"id", "version"}]. An index that does not show one of them would let two people in at once; and one
+-- that this primary lost is not changed, and its request not done again, before it was put back (locum_restore).
 CREATE OR REPLACE FUNCTION locum_expect(p_expected jsonb) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF p_expected IS NOT NULL AND EXISTS (
@@ -486,6 +487,7 @@ BEGIN
     IF stored IS NOT NULL THEN
         RETURN stored;
     END IF;
+    PERFORM locum_expect(p_expected);
     a := locum_lock_appointment(p_id, p_if_match, p_version, p_patient, p_owner);
     IF a.status <> ALL (p_from) THEN
         RAISE EXCEPTION '%', CASE WHEN a.status = 'cancelled' THEN 'hold-expired' ELSE 'duplicate' END
@@ -499,7 +501,6 @@ BEGIN
     END IF;
     PERFORM locum_queue(a.slot_id, coalesce(p_patient, a.patient_id));
     PERFORM locum_end_holds();
-    PERFORM locum_expect(p_expected);
     PERFORM locum_know_patient(p_patient, p_patient_name);
     UPDATE appointment SET status = 'booked', version = version + 1, patient_id = coalesce(p_patient, patient_id),
         comment = coalesce(p_comment, comment), hold_expires_at = NULL, updated_at = clock_timestamp()
@@ -522,6 +523,7 @@ BEGIN
     IF stored IS NOT NULL THEN
         RETURN stored;
     END IF;
+    PERFORM locum_expect(p_expected);
     a := locum_lock_appointment(p_id, p_if_match, p_version, p_patient, p_owner);
     IF a.status <> ALL (p_from) THEN
         RAISE EXCEPTION 'status-forbids' USING ERRCODE = 'LC001';
@@ -536,7 +538,6 @@ BEGIN
         END IF;
         PERFORM locum_queue(s.id, a.patient_id);
         PERFORM locum_end_holds();
-        PERFORM locum_expect(p_expected);
     END IF;
     UPDATE appointment SET version = version + 1, slot_id = s.id, practitioner_id = s.practitioner_id,
         location_id = s.location_id, device_id = s.device_id, during = tstzrange(s.starts_at, s.ends_at), comment = coalesce(p_comment, comment),
@@ -547,9 +548,10 @@ END $$;
 
 -- $book with status cancelled. Cancelling again changes nothing and is not an error.
 DROP FUNCTION IF EXISTS locum_cancel(text, bytea, uuid, integer, integer, text[], text);
+DROP FUNCTION IF EXISTS locum_cancel(text, bytea, uuid, integer, integer, text[], text, text, text, uuid);
 CREATE OR REPLACE FUNCTION locum_cancel(
     p_key text, p_digest bytea, p_id uuid, p_if_match integer, p_version integer, p_from text[], p_comment text,
-    p_owner text, p_agent text, p_audit uuid
+    p_owner text, p_agent text, p_audit uuid, p_expected jsonb
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     stored jsonb := locum_claim(p_key, p_digest);
@@ -558,6 +560,7 @@ BEGIN
     IF stored IS NOT NULL THEN
         RETURN stored;
     END IF;
+    PERFORM locum_expect(p_expected);
     a := locum_lock_appointment(p_id, p_if_match, p_version, NULL, p_owner);
     IF a.status <> 'cancelled' THEN
         IF a.status <> ALL (p_from) THEN
@@ -574,9 +577,10 @@ BEGIN
 END $$;
 
 -- The status of somebody who came, was seen, or did not come. To say it again changes nothing and is not an error.
+DROP FUNCTION IF EXISTS locum_mark(text, bytea, uuid, integer, integer, text[], text, text, text, text, uuid);
 CREATE OR REPLACE FUNCTION locum_mark(
     p_key text, p_digest bytea, p_id uuid, p_if_match integer, p_version integer, p_from text[], p_status text, p_comment text,
-    p_owner text, p_agent text, p_audit uuid
+    p_owner text, p_agent text, p_audit uuid, p_expected jsonb
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     stored jsonb := locum_claim(p_key, p_digest);
@@ -585,6 +589,7 @@ BEGIN
     IF stored IS NOT NULL THEN
         RETURN stored;
     END IF;
+    PERFORM locum_expect(p_expected);
     a := locum_lock_appointment(p_id, p_if_match, p_version, NULL, p_owner);
     IF a.status <> p_status THEN
         IF a.status <> ALL (p_from) THEN
@@ -602,7 +607,9 @@ END $$;
 
 -- What was answered under a key; NULL for a key that nobody has used, or that was forgotten. It is touched, so that whoever is told
 -- of it is told only what the standby has.
-CREATE OR REPLACE FUNCTION locum_answer(p_key text) RETURNS jsonb LANGUAGE sql AS $$
+DROP FUNCTION IF EXISTS locum_answer(text);
+CREATE OR REPLACE FUNCTION locum_answer(p_key text, p_expected jsonb) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT locum_expect(p_expected);
     UPDATE idempotency SET touched_at = clock_timestamp() WHERE key = p_key
     RETURNING answer || jsonb_build_object('created_at', created_at);
 $$;
@@ -617,10 +624,16 @@ REVOKE ALL ON FUNCTION locum_forget_keys(interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION locum_forget_keys(interval) TO locum_server;
 
 -- An acknowledged row as its receipt has it, put where the table has none, an older one, or an altered one. A newer row stays.
--- A constraint may forbid it (23P01): then a person decides.
-CREATE OR REPLACE FUNCTION locum_restore(p_row jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+-- A constraint may forbid it (23P01): then a person decides. The keys under which it was answered come back with it, [{"key", "digest",
+-- "answer"}]: whoever did not hear the answer asks again, and would be told that his own booking is in the way.
+DROP FUNCTION IF EXISTS locum_restore(jsonb);
+CREATE OR REPLACE FUNCTION locum_restore(p_row jsonb, p_answers jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('locum.restoring', 'on', true);
+    INSERT INTO idempotency (key, digest, answer, created_at)
+    SELECT w.key, decode(w.digest, 'hex'), w.answer, (w.answer #>> '{appointment,updated_at}')::timestamptz
+    FROM jsonb_to_recordset(p_answers) AS w (key text, digest text, answer jsonb)
+    ORDER BY w.key ON CONFLICT (key) DO NOTHING;
     PERFORM locum_know_patient(p_row ->> 'patient_id', p_row ->> 'patient_name');
     INSERT INTO appointment AS a (id, version, status, slot_id, practitioner_id, location_id, patient_id, during, comment,
                                   hold_expires_at, created_at, updated_at, device_id)

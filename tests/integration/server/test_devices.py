@@ -114,5 +114,5 @@ async def test_a_row_with_a_device_is_sealed_and_restored_with_it(tmp_path: Path
             kept = await connection.fetchval("UPDATE appointment SET device_id = 'ultrasound' RETURNING id")
             receipt = await connection.fetchval("SELECT to_jsonb(f)::text FROM appointment_full f WHERE id = $1", kept)
             await connection.execute("DELETE FROM appointment WHERE id = $1", kept)
-            assert await connection.fetchval("SELECT locum_restore($1::jsonb)", receipt)
+            assert await connection.fetchval("SELECT locum_restore($1::jsonb, '[]')", receipt)
             assert await connection.fetch("SELECT why FROM locum_missing($1::jsonb)", promised) == []

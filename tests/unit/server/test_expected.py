@@ -46,6 +46,22 @@ def test_an_older_version_that_comes_late_changes_nothing() -> None:
     assert expected.in_the_way(SLOT, "ada") == []
 
 
+def test_a_write_must_meet_what_it_changes_and_what_its_key_was_answered_with_until_that_is_forgotten() -> None:
+    expected, one, other = Expected(), Standing(str(uuid.UUID(int=1)), 3), Standing(str(uuid.UUID(int=2)), 1)
+    expected.note(row(), "booked")
+    expected.note(row(version=3, status=Status.CANCELLED), "cancelled")
+    expected.note(row(version=2), "late")
+    expected.note(row(2))
+    for key in ("booked", "cancelled", "late"):
+        assert expected.under(key) == [one], "as new as anybody was told"
+    assert expected.under("never") == []
+    assert expected.by("booked", None, None, None) == [one]
+    assert expected.by("never", None, None, uuid.UUID(int=1)) == [one]
+    assert expected.by("booked", SLOT, "ada", uuid.UUID(int=1)) == [other, one]
+    expected.forget(one.id)
+    assert expected.by("booked", None, None, uuid.UUID(int=1)) == []
+
+
 def test_a_patient_with_a_great_many_appointments_costs_no_more_than_so_much() -> None:
     expected = Expected()
     for number in range(3 * AT_ONCE_MAX):
