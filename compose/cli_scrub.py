@@ -62,7 +62,7 @@ def scrub(
     else:
         table = Table(*_COLUMNS, box=None, pad_edge=False)
         for name, found in nodes.items():
-            table.add_row(name, *_cells(found["scrub"]), *_wal_cells(found))
+            table.add_row(name, *_cells(found["scrub"]), *wal_cells(found))
         console().print(table)
     bad = any((found["scrub"] or {}).get("bad") or found["faults"] for found in nodes.values())
     raise typer.Exit(1 if bad else 0)
@@ -121,7 +121,7 @@ def _cells(found: dict[str, Any] | None) -> tuple[str, ...]:
     )
 
 
-def _wal_cells(node: dict[str, Any]) -> tuple[str, ...]:
+def wal_cells(node: dict[str, Any]) -> tuple[str, ...]:
     """What WAL and the other node say of the pages: a standby compares, its primary is asked."""
     ledger, compared = node.get("ledger"), node.get("comparison_of_pages")
     pages = str(compared["pages"]) if compared is not None else "-"

@@ -25,8 +25,8 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     `lag_bytes`: WAL that it has not read yet. `since_lsn`: it knows the last record of every block that was changed after it.
     `verified_lsn`: REDO of the newest checkpoint after which all that it wrote was read from the disk; `unverified_bytes`: WAL
-    before the last checkpoint that this has not come to. `chain_checked`: False
-    where PostgreSQL (15) does not give the images in WAL. `problem`: why it does not read.
+    before the last checkpoint that this has not come to. `chain_checked`: False where PostgreSQL (15) does not give the images
+    in WAL. `problem`: why it does not read.
     """
 
     lag_bytes: int

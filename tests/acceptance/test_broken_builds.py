@@ -33,7 +33,7 @@ def drill(broken: str, *names: str) -> list[dict[str, Any]]:
 
 
 def test_commits_that_wait_for_nobody_are_found_lost() -> None:
-    (report,) = drill("no_sync", "sigkill-primary")
+    (report,) = drill("no_sync", str(BREAKS / "no_sync" / "scenario.toml"))
     assert report["result"] == "failed"
     assert "lost" in {finding["kind"] for finding in report["findings"]}
     assert report["measured"]["lost_writes"] > 0

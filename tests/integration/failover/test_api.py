@@ -13,7 +13,7 @@ import pytest
 
 from failover.errors import ControllerError
 from replication.actions import Fence, Unfence
-from replication.model import Fault, FaultKind, Postmaster, Role, ServerReport, Stage
+from replication.model import Fault, FaultKind, LedgerStatus, Postmaster, Role, ServerReport, Stage
 from replication.wire.http import get_bytes, post_json
 from tests.integration.failover.scripted import HEALTHY, TOKEN, Scene, scene
 
@@ -178,9 +178,24 @@ async def test_an_open_incident_is_closed_by_hand_with_a_note(tmp_path: Path) ->
             await made.client().close_incident(incident["id"], 4, "again")
 
 
+_LEDGER = LedgerStatus(
+    lag_bytes=11,
+    since_lsn=1 << 24,
+    read_to_lsn=1 << 25,
+    entries=7,
+    verified_lsn=1 << 24,
+    verified_blocks=7,
+    chain_checked=True,
+    images=3,
+    unverified_bytes=4_096,
+)
+
+
 async def test_metrics_say_what_the_cluster_says(tmp_path: Path) -> None:
     async with scene(tmp_path) as made, made.controller():
         await made.wait(lambda now: now["phase"] == "healthy")
+        made.b.tell(ledger=_LEDGER)
+        await made.wait(lambda now: now["nodes"]["b"]["ledger"])
         _, body = await get_bytes(made.session, f"{made.url}/metrics", deadline_ms=1_000)
         lines = body.decode().splitlines()
         for line in (
@@ -189,6 +204,8 @@ async def test_metrics_say_what_the_cluster_says(tmp_path: Path) -> None:
             "locum_term 3.0",
             'locum_node_promotable{node="b"} 1.0',
             "locum_controller_leading 1.0",
+            'locum_ledger_lag_bytes{node="b"} 11.0',
+            'locum_ledger_unverified_bytes{node="b"} 4096.0',
         ):
             assert line in lines
         assert any(line.startswith("locum_controller_round_seconds_count") for line in lines)

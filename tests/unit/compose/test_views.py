@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 
 from compose.agents_view import describe
 from compose.cli_operate import parse_duration
+from compose.cli_scrub import wal_cells
 from compose.incident_view import markdown, table
 from compose.processes import restart_delay_s
 from compose.shutdown import stop_order
@@ -131,3 +132,12 @@ def test_everything_stops_in_order_the_primary_before_the_standby() -> None:
     assert stop_order(names, "b") == ["server", "controller", "agent-b", "agent-a"]
     assert stop_order(names, None) == ["server", "controller", "agent-a", "agent-b"]
     assert stop_order(["proxies", *names], "b") == ["server", "controller", "agent-b", "agent-a", "proxies"]
+
+
+def test_what_verification_has_yet_to_come_to_is_shown_where_there_is_any() -> None:
+    ledger = {"lag_bytes": 250_000, "verified_blocks": 7, "unverified_bytes": 0, "chain_checked": True}
+    compared = {"pages": 30}
+    assert wal_cells({"ledger": ledger, "comparison_of_pages": compared}) == ("0.2 MB", "7 pages", "30")
+    behind = ledger | {"unverified_bytes": 12_400_000, "chain_checked": False}
+    assert wal_cells({"ledger": behind}) == ("0.2 MB", "7 pages, 12 MB to come, no chain check", "-")
+    assert wal_cells({"ledger": None}) == ("-", "-", "-")
