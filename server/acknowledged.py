@@ -61,19 +61,26 @@ def sealed(seal: Seal, kept: Kept, claim: Claim) -> Stored:
 
 
 def opened(seal: Seal, stored: Stored) -> Opened | None:
-    """What is in it; None, which is told, when that is not what was written, or was written with another key."""
-    name = stored.receipt.id
+    """What is in it; None, which is told, when the row is not what was written, or was written with another key."""
     try:
-        row = seal.open(stored.row, name)
+        row = seal.open(stored.row, stored.receipt.id)
         appointment = msgspec.json.decode(row, type=AppointmentRow)
-        if stored.answered is None:
-            return Opened(stored.receipt, row, appointment, None)
-        found = msgspec.json.decode(seal.open(stored.answered, _answered_name(name)), type=Answered)
     except (SealBroken, msgspec.DecodeError) as error:
         _log.error("server.receipt_unreadable", error=type(error).__name__)
         return None
-    kept = KeptRow(found.status, appointment, stored.receipt.digest)
-    return Opened(stored.receipt, row, appointment, Answer(found.key, found.digest, kept))
+    return Opened(stored.receipt, row, appointment, _answer(seal, stored, appointment))
+
+
+def _answer(seal: Seal, stored: Stored, appointment: AppointmentRow) -> Answer | None:
+    """A row without its key is better than none."""
+    if stored.answered is None:
+        return None
+    try:
+        found = msgspec.json.decode(seal.open(stored.answered, _answered_name(stored.receipt.id)), type=Answered)
+    except (SealBroken, msgspec.DecodeError) as error:
+        _log.error("server.receipt_key_unreadable", error=type(error).__name__)
+        return None
+    return Answer(found.key, found.digest, KeptRow(found.status, appointment, stored.receipt.digest))
 
 
 def acknowledged(found: Iterable[Opened], version: int) -> Acknowledged | None:

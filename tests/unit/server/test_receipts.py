@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from server.acknowledged import sealed
 from server.idempotency import Claim
@@ -100,11 +101,14 @@ async def test_all_keys_under_which_an_appointment_was_answered_are_kept_with_it
         assert b"booked" not in path.read_bytes()
 
 
-async def test_a_receipt_of_a_server_that_kept_no_keys_still_gives_its_row_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("answered", [None, b"not what was written, and long enough"])
+async def test_a_receipt_without_a_readable_key_still_gives_its_row_back(
+    tmp_path: Path, answered: bytes | None
+) -> None:
     files = ReceiptFiles(tmp_path / "receipts", FILE_BYTES)
     files.read()
     new = sealed(Seal("key"), kept(1), CLAIM)
-    files.append([msgspec.structs.replace(new, answered=None)])
+    files.append([msgspec.structs.replace(new, answered=answered)])
     files.close()
     name = new.receipt.id
     found = (await opened(tmp_path).acknowledged([name]))[name]
