@@ -115,17 +115,17 @@ class WalQuestions:
     async def ask(self, question: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:
         """One at a time on the one connection. Raises ActionFailed(DEADLINE) or one of SQL_ERRORS."""
         async with self._turn:
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await self._local.node.connect(database=DATABASE, application_name="locum_ledger")
+            connection = self._connection
+            if connection is None or connection.is_closed():
+                connection = self._connection = await self._local.node.connect(
+                    database=DATABASE, application_name="locum_ledger"
+                )
                 if self.has_images:
-                    await bounded(
-                        self._connection, wal_blocks.make_room(self._connection), deadline_s=_READ_S, what="reading WAL"
-                    )
-            work = question(self._connection)
-            return await bounded(self._connection, work, deadline_s=_READ_S, what="reading WAL")
+                    await bounded(connection, wal_blocks.make_room(connection), deadline_s=_READ_S, what="reading WAL")
+            return await bounded(connection, question(connection), deadline_s=_READ_S, what="reading WAL")
 
     def drop(self) -> None:
-        """Let the connection go."""
+        """Let the connection go, also under a question, which then fails with one of SQL_ERRORS."""
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None

@@ -29,9 +29,17 @@ async def filled(node: NodeUnderTest) -> asyncpg.Connection:
         await connection.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}")
     await connection.execute(_NO_VACUUM)
     await connection.execute("INSERT INTO appointment SELECT i, 'x' FROM generate_series(1, 50) i")
-    await connection.execute("VACUUM appointment")
+    await vacuum(connection, "VACUUM appointment", until="all_visible")
     await connection.execute("CHECKPOINT")
     return connection
+
+
+async def vacuum(connection: asyncpg.Connection, command: str, *, until: str) -> None:
+    """Again, while a snapshot of the agent's own is older than the rows."""
+    async with asyncio.timeout(_NAMED_S):
+        await connection.execute(command)
+        while not all(page[until] for page in await connection.fetch("SELECT * FROM pg_visibility_map('appointment')")):
+            await connection.execute(command)
 
 
 async def abort_an_insert(connection: asyncpg.Connection) -> None:
@@ -121,7 +129,7 @@ async def test_a_lie_that_wal_has_copied_to_the_standby_is_thrown_away_on_both(t
         await pair.stream()
         primary, standby = await filled(pair.a), await pair.b.connect()
         await primary.execute("INSERT INTO appointment SELECT i, repeat('z', 400) FROM generate_series(51, 2000) i")
-        await primary.execute("VACUUM (FREEZE) appointment")  # which passes such pages over from now on
+        await vacuum(primary, "VACUUM (FREEZE) appointment", until="all_frozen")  # passed over from now on
         await primary.execute("CHECKPOINT")
         await primary.fetchval(_EVICT)
         relation = await primary.fetchval("SELECT pg_relation_filepath('appointment')")

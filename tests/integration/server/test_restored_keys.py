@@ -24,7 +24,7 @@ async def lose(it: Clinic, sql: str, *keys: str) -> None:
 async def test_requests_that_are_sent_again_while_their_booking_is_lost_are_answered_as_before(tmp_path: Path) -> None:
     """The slot of the first is free by then, as far as anybody can see: the booking had been moved to another."""
     async with clinic(tmp_path) as it:
-        first, second = await it.proposals(2)
+        first, second = await it.proposals(2, practitioner="Practitioner/dr-01")
         booked = await it.book(first, "ada", Idempotency_Key="to-book")
         made = only(booked[1])
         move = by_resource(made, start=second["start"], end=second["end"], slot=second["slot"])
