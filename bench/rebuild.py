@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 from replication import actions
 from replication.installation import find_installation
-from replication.page import PAGE_BYTES, as_pages, damaged
+from replication.page import as_pages, damaged
+from replication.page_size import PAGE_BYTES
 from replication.scrub.compare import Range
 from replication.scrub.compare_service import in_batches
 from replication.scrub.copies import read_copies

@@ -11,7 +11,7 @@ from aiohttp import web
 from replication.errors import SQL_ERRORS, ActionFailed
 from replication.scrub.compare import JudgePage, Range
 from replication.scrub.relation_path import relation_at
-from replication.scrub.transaction_status import AskStatus, StatusPage
+from replication.scrub.status_protocol import AskStatus, StatusPage
 from replication.wire.http import json_response, read_json
 
 if TYPE_CHECKING:

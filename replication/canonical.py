@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from replication.page import PAGE_BYTES, Pages
+from replication.page import Pages
 from replication.page_kinds import HEADER_BYTES, POINTER_BYTES, WIDE_SPECIAL, Headers, headers, kinds
+from replication.page_size import PAGE_BYTES
 
 _SPLIT_END, _GARBAGE = 0x20, 0x40  # src/include/access/nbtree.h
 _GIST_HINTS, _NSN_BYTES = 0x18, 8  # src/include/access/gist.h

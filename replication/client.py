@@ -16,7 +16,7 @@ from replication.actions import Action, LeaseRenewal, Refusal
 from replication.difference.protocol import AskPages, BeginCopy, Begun, EndedCopy
 from replication.model import NodeReport
 from replication.scrub.compare import Copies, Judgement, JudgePage, Range
-from replication.scrub.transaction_status import AskStatus, StatusPage, StatusSpan
+from replication.scrub.status_protocol import AskStatus, StatusPage, StatusSpan
 from replication.wire.errors import WireError
 from replication.wire.http import get_bytes, post_json
 from replication.wire.sse import subscribe

@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-PAGE_BYTES = 8192
-PAGES_A_SEGMENT = 131_072
-"""RELSEG_SIZE: a relation's file is cut into files of 1 GB."""
+from replication.page_size import PAGE_BYTES
 
 _LANES = 32
 _ROUNDS = PAGE_BYTES // 4 // _LANES

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from replication.page import PAGE_BYTES, Pages, as_pages
+from replication.page import Pages, as_pages
+from replication.page_size import PAGE_BYTES
 
 HEADER_BYTES, POINTER_BYTES = 24, 4
 WIDE_SPECIAL, NARROW_SPECIAL = PAGE_BYTES - 16, PAGE_BYTES - 8

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from replication.page import PAGE_BYTES, PAGES_A_SEGMENT, as_pages, damaged, lsns
+from replication.page import as_pages, damaged, lsns
+from replication.page_size import PAGE_BYTES, PAGES_A_SEGMENT
 
 _BATCH_PAGES = 64
 _READ_AGAIN = 3

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from replication.relation_files import open_past_cache, read_at
 
 _NAME = "locum_selftest"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from replication.page import PAGE_BYTES, PAGES_A_SEGMENT
+from replication.page_size import PAGE_BYTES, PAGES_A_SEGMENT
 
 _RELATION = re.compile(r"^(\d+)(_fsm|_vm|_init)?(?:\.(\d+))?$")
 _TEMPORARY = re.compile(r"^t\d+_\d+")

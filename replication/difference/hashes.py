@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from xxhash import xxh3_128_digest
 
 from replication.canonical import canonical_pages
-from replication.page import PAGE_BYTES, Pages, as_pages, checksums
+from replication.page import Pages, as_pages, checksums
+from replication.page_size import PAGE_BYTES
 
 HASH_BYTES = 16
 

@@ -20,7 +20,8 @@ from replication.client import AgentClient
 from replication.difference.files import Entry
 from replication.difference.hashes import canonical, parts, raw_hashes, sealed
 from replication.difference.protocol import PAGES_MAX, AskPages, runs
-from replication.page import PAGE_BYTES, Pages, as_pages, damaged_among
+from replication.page import Pages, as_pages, damaged_among
+from replication.page_size import PAGE_BYTES
 from replication.relation_files import in_pieces, open_past_cache, read_at
 from replication.scrub.relation_path import relation_at
 from replication.threads import in_thread

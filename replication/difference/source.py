@@ -16,7 +16,8 @@ from replication.difference.protocol import PAGES_MAX, AskPages, BeginCopy, Begu
 from replication.errors import SQL_ERRORS, ActionFailed
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, Reason
-from replication.page import PAGE_BYTES, as_pages, damaged, damaged_among
+from replication.page import as_pages, damaged, damaged_among
+from replication.page_size import PAGE_BYTES
 from replication.relation_files import in_pieces
 from replication.sql_write import bounded
 from replication.threads import in_thread

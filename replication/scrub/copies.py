@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from replication.canonical import digests
-from replication.page import PAGES_A_SEGMENT, as_pages, damaged, lsns
+from replication.page import as_pages, damaged, lsns
+from replication.page_size import PAGES_A_SEGMENT
 from replication.relation_files import open_past_cache, read_at
 from replication.scrub.compare import Range, Seen
 from replication.scrub.relation_path import relation_at

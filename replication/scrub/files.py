@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from replication.page import PAGE_BYTES, PAGES_A_SEGMENT
+from replication.page_size import PAGE_BYTES, PAGES_A_SEGMENT
 
 _RELATION = re.compile(r"^(?P<node>\d+)(?:_(?P<fork>fsm|vm|init))?(?:\.(?P<segment>\d+))?$")
 """Names of src/common/relpath.c and of md.c's segments. Temporary relations (`t3_1234`) are their session's own."""

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from replication.page import PAGE_BYTES, Pages, as_pages, damaged, lsns
+from replication.page import Pages, as_pages, damaged, lsns
+from replication.page_size import PAGE_BYTES
 from replication.relation_files import aligned, open_past_cache, read_at, read_into
 from replication.scrub.files import RelationFile, relation_files
 from replication.scrub.read_ahead import ReadAhead

@@ -19,7 +19,7 @@ from replication.errors import ActionFailed, WalUnavailable
 from replication.history import read_timeline
 from replication.local_node import LocalNode
 from replication.model import WAL_SEGMENT_BYTES, FaultKind, Place, format_lsn
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from replication.relation_files import lsns_on_disk
 from replication.scrub import wal_blocks
 from replication.scrub.findings import Findings

@@ -11,7 +11,8 @@ from replication.local_node import LocalNode
 from replication.model import FaultKind, Place, Reason
 from replication.scrub.findings import SUSPICION, Findings
 from replication.scrub.ledger_service import LedgerService
-from replication.scrub.transaction_status import StatusSpan, blame, place_of_page, read_page, read_span
+from replication.scrub.status_protocol import StatusSpan
+from replication.scrub.transaction_status import blame, place_of_page, read_page, read_span
 from replication.threads import in_thread
 
 _log = structlog.get_logger()

@@ -14,42 +14,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from replication.relation_files import open_past_cache, read_at
+from replication.scrub.status_protocol import XIDS_A_PAGE, StatusSpan
 
-XIDS_A_PAGE = PAGE_BYTES * 4
 PAGES_A_FILE = 32
 _IN_PROGRESS, _SUB_COMMITTED = 0, 3
 _PAGES_MAX = 16_384
 """Of half a thousand million transactions: 128 MB."""
-
-
-class StatusSpan(msgspec.Struct, frozen=True):
-    """A node's digests of its pages with transactions from `oldest` to below `below`; what lies beyond is taken as zero."""
-
-    timeline: int
-    oldest: int
-    below: int
-    digests: tuple[str, ...]
-
-    @property
-    def first_page(self) -> int:
-        """Of which the first digest is."""
-        return self.oldest // XIDS_A_PAGE
-
-
-class AskStatus(msgspec.Struct, frozen=True):
-    """A question for that; with `page`, for one page whole."""
-
-    oldest: int
-    below: int
-    page: int | None = None
-
-
-class StatusPage(msgspec.Struct, frozen=True):
-    """One page, as hexadecimal digits."""
-
-    hexadecimal: str
 
 
 def read_span(data_dir: Path, timeline: int, oldest: int, below: int) -> StatusSpan:

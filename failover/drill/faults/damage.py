@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from replication.page import PAGE_BYTES, as_pages, checksums
+from replication.page import as_pages, checksums
+from replication.page_size import PAGE_BYTES
 
 _HEADER_BYTES = 24
 _CHECKSUM_AT = 8

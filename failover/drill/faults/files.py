@@ -15,7 +15,8 @@ from failover.drill.faults import damage
 from failover.drill.faults.damage import Damage
 from failover.drill.faults.live_files import LiveFiles, read, read_page, write
 from failover.drill.faults.planted import Planted
-from replication.page import PAGE_BYTES, lsn_of
+from replication.page import lsn_of
+from replication.page_size import PAGE_BYTES
 
 _TRIES = 24
 _CHANGES_WITHIN_S = 20.0

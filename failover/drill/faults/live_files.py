@@ -15,7 +15,7 @@ import asyncpg
 
 from failover.drill.cluster import Cluster
 from failover.drill.errors import ClusterAway, NotInjected, Skipped
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 
 _EVICT = """
 SELECT count(*) FROM (SELECT ltrim(pg_buffercache_evict(bufferid)::text, '(') AS done FROM pg_buffercache

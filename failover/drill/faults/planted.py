@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from failover.drill.faults.damage import Damage
-from replication.page import PAGE_BYTES, lsn_of
+from replication.page import lsn_of
+from replication.page_size import PAGE_BYTES
 
 HEALABLE = frozenset(
     {

@@ -15,7 +15,7 @@ from random import Random
 from failover.drill.errors import NotInjected, Skipped
 from failover.drill.faults import damage
 from failover.drill.faults.live_files import LiveFiles
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 
 _CHUNK_BYTES = 8 << 20
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw-s .* (?:/dev/zero|/SYSV|/anon_hugepage)")

@@ -11,7 +11,8 @@ import asyncpg
 
 from failover.drill.faults.damage import page_of, resealed
 from replication import actions
-from replication.page import PAGE_BYTES, as_pages, damaged
+from replication.page import as_pages, damaged
+from replication.page_size import PAGE_BYTES
 from replication.scrub.files import relation_files
 from tests.nodes import NodeUnderTest, Pair, two_nodes
 

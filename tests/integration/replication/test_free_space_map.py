@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from replication.model import FREE_SPACE_MAP, FaultKind, NodeReport
-from replication.page import PAGE_BYTES, as_pages, damaged
+from replication.page import as_pages, damaged
+from replication.page_size import PAGE_BYTES
 from tests.nodes import two_nodes
 
 ROWS = 4_000

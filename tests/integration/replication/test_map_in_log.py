@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from replication.model import FaultKind
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from tests.nodes import one_node
 
 _EVICT = """

@@ -14,7 +14,8 @@ import pytest
 from failover.drill.faults.damage import page_of, resealed
 from replication.installation import find_installation
 from replication.model import Fault, FaultKind
-from replication.page import PAGE_BYTES, lsn_of
+from replication.page import lsn_of
+from replication.page_size import PAGE_BYTES
 from replication.scrub.compare import JudgePage
 from replication.scrub.findings import Findings
 from replication.scrub.ledger_service import LedgerService

@@ -11,7 +11,8 @@ import pytest
 
 from replication import actions
 from replication.model import FaultKind, NodeReport, Place
-from replication.page import PAGE_BYTES, as_pages, damaged
+from replication.page import as_pages, damaged
+from replication.page_size import PAGE_BYTES
 from tests.integration.replication.load import insert
 from tests.nodes import POSTGRES_15, NodeUnderTest, Pair, two_nodes
 

@@ -11,7 +11,7 @@ import pytest
 from failover.drill.faults.damage import resealed
 from replication.installation import find_installation
 from replication.model import FaultKind
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from replication.scrub.compare import JudgePage
 from replication.scrub.findings import Findings
 from replication.scrub.ledger_service import LedgerService

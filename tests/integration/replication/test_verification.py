@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from replication.model import FaultKind, LedgerStatus
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from replication.scrub.relation_path import relation_at
 from tests.nodes import NodeUnderTest, one_node
 

@@ -10,7 +10,7 @@ import pytest
 
 from replication.actions import DropMaps
 from replication.model import FaultKind, Place
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from replication.scrub.findings import Findings
 from replication.scrub.visibility import VisibilityChecks
 from tests.nodes import POSTGRES_15, NodeUnderTest, one_node, two_nodes

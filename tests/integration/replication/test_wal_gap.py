@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from replication.model import WAL_SEGMENT_BYTES, FaultKind, Place
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from replication.wal_files import segment_name
 from tests.nodes import NodeUnderTest, two_nodes
 

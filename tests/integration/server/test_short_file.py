@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from tests.integration.server.bodies import only
 from tests.integration.server.clinic import Clinic, clinic
 

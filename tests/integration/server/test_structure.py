@@ -6,7 +6,7 @@ from pathlib import Path
 
 from failover.drill.faults.damage import items_of, live_leaves, page_of, resealed
 from replication.model import ReceiptCheck
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from tests.integration.server.bodies import by_resource, only
 from tests.integration.server.clinic import Clinic, clinic
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from failover.drill.faults import damage
 from failover.drill.faults.damage import Item
-from replication.page import PAGE_BYTES, as_pages, damaged, lsn_of
+from replication.page import as_pages, damaged, lsn_of
+from replication.page_size import PAGE_BYTES
 
 HOFF = 24
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.canonical import canonical_pages, digests
-from replication.page import PAGE_BYTES, as_pages
+from replication.page import as_pages
+from replication.page_size import PAGE_BYTES
 
 XMIN_COMMITTED, XMIN_INVALID, XMAX_COMMITTED, XMAX_INVALID, COMBOCID = 0x0100, 0x0200, 0x0400, 0x0800, 0x0020
 HEAP_SPECIAL, BTREE_SPECIAL = PAGE_BYTES, PAGE_BYTES - 16

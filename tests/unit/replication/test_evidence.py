@@ -7,7 +7,8 @@ import struct
 import numpy as np
 
 from replication.evidence import header_of
-from replication.page import PAGE_BYTES, as_pages, checksums
+from replication.page import as_pages, checksums
+from replication.page_size import PAGE_BYTES
 
 
 def test_a_header_tells_where_and_whether_it_fits() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication.page import PAGE_BYTES, as_pages, checksums, damaged, lsns
+from replication.page import as_pages, checksums, damaged, lsns
+from replication.page_size import PAGE_BYTES
 
 
 def whole_page(block: int, fill: int = 7) -> bytearray:

@@ -7,8 +7,9 @@ import struct
 import pytest
 
 from replication.canonical import canonical_pages
-from replication.page import PAGE_BYTES, as_pages
+from replication.page import as_pages
 from replication.page_kinds import NARROW_SPECIAL, has_rows_or_keys, headers, kinds
+from replication.page_size import PAGE_BYTES
 from tests.unit.replication.test_canonical import BTREE_SPECIAL, NORMAL, digest, gist_page, opaque, page_with, tuple_of
 
 DATA, LEAF, DELETED, META = 0x01, 0x02, 0x04, 0x08

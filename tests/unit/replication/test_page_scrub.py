@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from replication.log_faults import LogFaults
-from replication.page import PAGE_BYTES, PAGES_A_SEGMENT
+from replication.page_size import PAGE_BYTES, PAGES_A_SEGMENT
 from replication.scrub.files import relation_files
 from replication.scrub.findings import Findings
 from replication.scrub.page_service import PageScrub

@@ -5,7 +5,8 @@ from __future__ import annotations
 from failover.drill.faults.damage import resealed
 from replication.difference.hashes import canonical_hashes, parts
 from replication.difference.pages_file import _alike
-from replication.page import PAGE_BYTES, as_pages, damaged
+from replication.page import as_pages, damaged
+from replication.page_size import PAGE_BYTES
 from tests.unit.replication.test_canonical import NORMAL, XMIN_COMMITTED, page_with, tuple_of
 
 FIRST = 70

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from replication.scrub.read_ahead import ReadAhead
 
 ROOM = 4

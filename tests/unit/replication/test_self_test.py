@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from replication import self_test as tested
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from replication.self_test import SelfTestFailed, self_test
 
 

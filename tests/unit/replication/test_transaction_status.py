@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from replication.page import PAGE_BYTES
-from replication.scrub.transaction_status import XIDS_A_PAGE, blame, place_of_page, read_page, read_span, statuses
+from replication.page_size import PAGE_BYTES
+from replication.scrub.status_protocol import XIDS_A_PAGE
+from replication.scrub.transaction_status import blame, place_of_page, read_page, read_span, statuses
 
 COMMITTED = b"\x55"  # four of them
 

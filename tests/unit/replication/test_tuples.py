@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from replication.page import PAGE_BYTES
+from replication.page_size import PAGE_BYTES
 from replication.scrub.tuples import (
     HeapRecord,
     Places,
