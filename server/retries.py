@@ -30,7 +30,8 @@ _RECONNECT_FIRST_S = 0.01
 _RECONNECT_MAX_S = 0.1
 _DAMAGED_FIRST_S = 0.01
 _DAMAGED_MAX_S = 0.25
-_FOLLOW_MAX_S = 0.5
+_FOLLOW_MAX_S = 0.1
+"""A controller that died takes half a second to start again; the pause after that is what patients wait for."""
 _CHECK_AGAIN_FIRST_S = 0.05
 _CHECK_AGAIN_MAX_S = 1.0
 
@@ -115,7 +116,7 @@ def until_term_fits(deadline_s: float) -> AsyncRetrying:
 
 
 def following(closing: asyncio.Event) -> AsyncRetrying:
-    """Come back to the controller's stream until the server ends: at once, then up to every 500 ms."""
+    """Come back to the controller's stream until the server ends: at once, then up to every 100 ms."""
     return AsyncRetrying(
         retry=retry_if_exception_type(WireError),
         stop=stop_when_event_set(closing),  # type: ignore[arg-type]  # as above
