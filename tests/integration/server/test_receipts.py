@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from replication.model import ReceiptCheck
 from replication.wire.http import get_bytes, post_json
+from server.pool import Pool
+from server.receipt_check import ReceiptChecker
 from server.receipt_file import Stored, parse
 from server.seal import Seal
 from tests.integration.server.bodies import by_resource, only
 from tests.integration.server.clinic import TOKEN, Clinic, clinic, until
+
+_AWAY_S = 0.5
+"""How long a primary is dead before somebody starts it."""
 
 
 def on_disk(it: Clinic) -> list[Stored]:
@@ -157,6 +164,39 @@ async def test_a_new_term_is_checked_without_being_asked(tmp_path: Path) -> None
         report = await it.wait_report(lambda report: report.receipts is not None and report.receipts.term == 2)
         assert report.receipts is not None
         assert (report.receipts.acknowledged, report.receipts.present) == (1, 1)
+
+
+async def test_a_comparison_that_waited_for_the_primary_to_start_again_is_one_of_that_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller takes none from before it started the primary, and an incident would wait for another for ever."""
+    settled, compare, begun = ReceiptChecker._settled, ReceiptChecker._check, asyncio.Event()
+
+    async def dies_meanwhile(self: ReceiptChecker, pool: Pool) -> None:
+        await settled(self, pool)
+        monkeypatch.undo()
+        monkeypatch.setattr(ReceiptChecker, "_check", watched)
+        await it.node.kill()
+        await until(lambda: self._database.primary is None)
+
+    async def watched(self: ReceiptChecker, pool: Pool) -> ReceiptCheck:
+        begun.set()
+        return await compare(self, pool)
+
+    async with clinic(tmp_path) as it:
+        (slot,) = await it.proposals(1)
+        await it.book(slot, "ada")
+        await check(it)
+        monkeypatch.setattr(ReceiptChecker, "_settled", dies_meanwhile)
+        waiting = asyncio.create_task(check(it))
+        async with asyncio.timeout(10):
+            await begun.wait()
+        await asyncio.sleep(_AWAY_S)
+        started_s = time.monotonic()
+        await it.node.start(1)
+        status, found = await waiting
+        assert (status, found["acknowledged"], found["present"]) == (200, 1, 1)
+        assert found["began_ms_ago"] < (time.monotonic() - started_s) * 1000
 
 
 async def test_bookings_go_on_when_the_disk_of_the_receipts_fails_and_nothing_is_forgotten(tmp_path: Path) -> None:
