@@ -121,10 +121,8 @@ class ReceiptChecker:
             self._done.notify_all()
 
     async def _check(self, pool: Pool) -> ReceiptCheck:
-        async with pool.link(_BATCH_DEADLINE_S):
-            began_s = (
-                time.monotonic()
-            )  # not before: while it waits for a primary that starts, nothing is compared with it
+        async with pool.link(_BATCH_DEADLINE_S):  # until a primary that starts is there, nothing is compared with it
+            began_s = time.monotonic()
         receipts = self._receipts.newest()
         missing: list[str] = []
         sealed = 0
